@@ -1,0 +1,3 @@
+"""AnimateDiff Flipbook: motion modules, MotionLoRA and domain adapters for ComfyUI."""
+
+WEB_DIRECTORY = "./web"

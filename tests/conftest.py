@@ -1,0 +1,55 @@
+"""Shared set-up: a real ComfyUI on the path (CPU only) and this pack loaded as ComfyUI loads it."""
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACK = "animatediff_flipbook"
+
+# `nodes` is the name of our folder and of ComfyUI's module: our root must never be importable from.
+sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != ROOT]
+
+
+def comfyui_folder() -> Path:
+    """The ComfyUI under test: COMFYUI_PATH, else the pinned copy that `python run.py` unpacks."""
+    folder = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".flipbook" / "comfyui-0.3.75")
+    if not (folder / "comfy").is_dir():
+        raise FileNotFoundError(
+            f"{folder} holds no ComfyUI. Run the suite with `python run.py test`, which fetches one, "
+            "or set COMFYUI_PATH."
+        )
+    return folder.resolve()
+
+
+def _enter_comfyui() -> None:
+    """Make `comfy` importable without a GPU; done once, before any test module imports it."""
+    sys.path.insert(0, str(comfyui_folder()))
+    import utils.extra_config  # noqa: F401  # claims the name `utils` before ComfyUI's nodes.py shadows it
+    from comfy.cli_args import args
+
+    args.cpu = True
+
+
+def _load_pack() -> None:
+    """Load the pack by its path, as ComfyUI's custom node loader does."""
+    spec = importlib.util.spec_from_file_location(
+        PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[PACK] = module
+    spec.loader.exec_module(module)
+
+
+_enter_comfyui()
+_load_pack()
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT

@@ -1,0 +1,1 @@
+"""Headless training of domain adapter, motion module and MotionLoRA."""
