@@ -1,0 +1,143 @@
+"""Motion modules as layers of the UNet, for the duration of one call.
+
+Between calls the UNet is untouched: no layer, no name and no number of it is other than the loader made it. During a
+call the modules stand as extra entries in their blocks, without renaming a layer of the base; whatever ends the call,
+they are taken out again, each by its own identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from .config import base_of
+from .layers import MotionCall, joint_group_norm
+from .model import MotionModel, MotionModule
+from .unet import Slot, is_kind, plain, unet_slots
+
+
+class MotionLayer(nn.Module):
+    """A motion module with what this call asks of it: the UNet calls its layers with the feature alone."""
+
+    def __init__(self, module: MotionModule, call: MotionCall) -> None:
+        super().__init__()
+        self.module = module
+        self.call = call
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.module(x, self.call)
+
+
+class JointGroupNorm(nn.Module):
+    """A GroupNorm of the base, with statistics over all frames of a video (AnimateDiff v1)."""
+
+    def __init__(self, norm: nn.GroupNorm, frames: int) -> None:
+        super().__init__()
+        self.norm = norm
+        self.frames = frames
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return joint_group_norm(self.norm, x, self.frames)
+
+
+@contextmanager
+def inserted(unet: nn.Module, motions: Sequence[tuple[MotionModel, MotionCall]]) -> Iterator[None]:
+    """Run the UNet with motion modules in it.
+
+    Args:
+        unet: ComfyUI's ``UNetModel``, bare or compiled.
+        motions: motion models with their calls; several run one after the other in each slot, in this order.
+
+    Raises:
+        ValueError: a motion model does not fit the UNet, or two models disagree about the number of frames.
+    """
+    # effect 0 is a skip, not a blend: nothing is inserted and no norm is changed.
+    motions = [(motion, call) for motion, call in motions if call.effect != 0.0]
+    if not motions:
+        yield
+        return
+    slots = {slot.name: slot for slot in unet_slots(unet)}
+    frames = {call.frames for _, call in motions}
+    if len(frames) != 1:
+        raise ValueError(f"Motion models of one call must agree on the number of frames, got {sorted(frames)}.")
+    with ExitStack() as stack:
+        if any(motion.config.unet_groupnorm == "joint" for motion, _ in motions):
+            for container, key in resblock_norms(unet):
+                stack.enter_context(_replaced(container, key, frames.copy().pop()))
+        # Each goes directly behind the slot's layer, so the last one entered would run first: enter in reverse.
+        for motion, call in reversed(motions):
+            check_fit(motion, slots)
+            for name, module in motion.motion_modules():
+                stack.enter_context(_entered(slots[name], MotionLayer(module, call)))
+        yield
+
+
+def check_fit(motion: MotionModel, slots: dict[str, Slot]) -> None:
+    """Refuse a motion model whose modules do not sit where this UNet has slots of their width.
+
+    Raises:
+        ValueError: names the first module that does not fit and what to pick instead.
+    """
+    widths = {name: slot.channels for name, slot in slots.items()}
+    if all(widths.get(name) == width for name, width in motion.config.widths.items()):
+        return
+    name, width = next((n, w) for n, w in motion.config.widths.items() if widths.get(n) != w)
+    there = f"{widths[name]} channels" if name in widths else "no such place"
+    raise ValueError(
+        f"The motion module does not fit the base model: {name} has {width} channels, the base has {there} there. "
+        f"The motion module is for {_title(motion.config.widths.items())}, the base is "
+        f"{_title(widths.items())}. Pick a motion module made for this base, or a checkpoint made for this module."
+    )
+
+
+def resblock_norms(unet: nn.Module) -> Iterator[tuple[nn.Sequential, str]]:
+    """``(container, key)`` of every ResBlock norm and of the output norm: those that AnimateDiff v1 inflates."""
+    unet = plain(unet)
+    for layer in unet.modules():
+        if is_kind(layer, "ResBlock"):
+            yield layer.in_layers, "0"
+            yield layer.out_layers, "0"
+    yield unet.out, "0"
+
+
+@contextmanager
+def _entered(slot: Slot, layer: MotionLayer) -> Iterator[None]:
+    """Put a layer behind the slot's own, under a key that no layer of the base has."""
+    entries = slot.block._modules
+    key = next(k for k in (f"motion_{n}" for n in range(len(entries) + 1)) if k not in entries)
+    order = list(entries.items())
+    place = [k for k, _ in order].index(slot.after) + 1
+    # A Sequential runs its entries in dictionary order: the base keeps its keys, only the order is rebuilt.
+    for later, _ in order[place:]:
+        del entries[later]
+    entries[key] = layer
+    entries.update(order[place:])
+    try:
+        yield
+    finally:
+        for k in [k for k, entry in entries.items() if entry is layer]:
+            del entries[k]
+
+
+@contextmanager
+def _replaced(container: nn.Sequential, key: str, frames: int) -> Iterator[None]:
+    """Give one norm joint statistics."""
+    norm = container._modules[key]
+    container._modules[key] = JointGroupNorm(norm, frames)
+    try:
+        yield
+    finally:
+        container._modules[key] = norm
+
+
+def _title(widths: object) -> str:
+    """The base family in words, with its widths where it has no name."""
+    pairs = list(widths)
+    base = base_of(pairs)
+    if base != "custom":
+        return {"sd15": "SD1.5", "sdxl": "SDXL"}[base]
+    down = [width for name, width in pairs if name.startswith("down_blocks.")]
+    return f"a UNet of widths {'/'.join(map(str, dict.fromkeys(down)))}"

@@ -1,0 +1,261 @@
+"""The temporal transformer of AnimateDiff (Guo et al., ICLR 2024, sections 4.2 and A): attention over frames.
+
+Shapes: ``B`` videos, ``F`` frames, ``C`` channels, ``H W`` latent height and width, ``N = B H W`` pixels.
+A UNet feature is ``(B*F, C, H, W)``, video-major; inside, a pixel's frames are one sequence, ``(N, F, C)``.
+
+One module computes ``x + proj_out(blocks(proj_in(GroupNorm(x))))``. proj_out starts at zero, so a fresh module is the
+identity and training starts from the untouched image model.
+
+Layers come from ``operations``: ``torch.nn`` in training, ComfyUI's casting layers at inference. They are stateless:
+how many frames a call holds, and how strong the motion is, arrives with the call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from .config import ModuleShape
+
+Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
+"""``(q, k, v, scale) -> out``, each ``(N, heads, F, D)``; ``scale`` multiplies the logits."""
+
+MAX_SEQUENCES_TIMES_HEADS = 65_535
+"""CUDA kernels that fold heads into the batch run on a grid of at most this size."""
+
+CACHE_ELEMENTS = 2**20
+"""On a CPU, pixels are worked on in chunks whose widest activation has about this many values, so that they stay in
+the cache between two layers."""
+
+CHUNK_ELEMENTS = 2**28
+"""Elsewhere, chunks only bound the memory of the feed-forward: half a gigabyte in 16 bit."""
+
+
+@dataclass(frozen=True)
+class MotionCall:
+    """What one UNet call asks of its motion modules."""
+
+    frames: int
+    """Frames per video in the batch."""
+    scale: float = 1.0
+    """Factor on the logits of temporal attention: the amount of motion."""
+    effect: float = 1.0
+    """Blend of a module's input (0) and output (1)."""
+    positions: tuple[int, ...] | None = None
+    """Row of the position table for each frame; by default 0, 1, 2, ..."""
+    attention: Attention | None = None
+    """The attention to use; by default torch's."""
+
+
+def sinusoidal_positions(length: int, width: int) -> torch.Tensor:
+    """Position table ``(1, length, width)`` in fp32: sines in even, cosines in odd columns (Vaswani et al., 2017).
+
+    A pure function of its arguments whose shorter tables are prefixes of longer ones.
+    """
+    position = torch.arange(length).unsqueeze(1)
+    frequency = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
+    table = torch.zeros(1, length, width)
+    table[0, :, 0::2] = torch.sin(position * frequency)
+    table[0, :, 1::2] = torch.cos(position * frequency)[:, : width // 2]
+    return table
+
+
+def torch_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    """Plain scaled dot-product attention, ``(N, heads, F, D)``."""
+    return F.scaled_dot_product_attention(q, k, v, scale=scale)
+
+
+class PositionTable(nn.Module):
+    """Holds the rows that tell a frame its place. A buffer, not a weight: never trained, never patched."""
+
+    def __init__(self, length: int, width: int, device: torch.device | str | None = None) -> None:
+        super().__init__()
+        table = torch.empty(1, length, width, device="meta") if str(device) == "meta" else None
+        table = sinusoidal_positions(length, width).to(device) if table is None else table
+        self.register_buffer("pe", table, persistent=False)
+
+    def rows(self, call: MotionCall, like: torch.Tensor) -> torch.Tensor:
+        """The rows of the call's frames, ``(F, C)``, in the type and on the device of ``like``."""
+        pe = self.pe[0, : call.frames] if call.positions is None else self.pe[0, list(call.positions)]
+        return pe.to(device=like.device, dtype=like.dtype)
+
+
+class TemporalAttention(nn.Module):
+    """Self-attention of each pixel over its frames.
+
+    ``fused_qkv`` makes one product of three for inference. Training keeps them apart, so that optimisers and LoRA see
+    the layers that the files name.
+    """
+
+    def __init__(
+        self, width: int, heads: int, pe_length: int, fused_qkv: bool, operations: Any, factory: dict
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        if fused_qkv:
+            self.to_qkv = operations.Linear(width, 3 * width, bias=False, **factory)
+        else:
+            self.to_q = operations.Linear(width, width, bias=False, **factory)
+            self.to_k = operations.Linear(width, width, bias=False, **factory)
+            self.to_v = operations.Linear(width, width, bias=False, **factory)
+        self.to_out = nn.ModuleList([operations.Linear(width, width, **factory)])
+        self.pos_encoder = PositionTable(pe_length, width, factory.get("device"))
+
+    def forward(self, z: torch.Tensor, call: MotionCall) -> torch.Tensor:
+        """``z`` (N, F, C), normalised; positions are added to it in place. Returns (N, F, C)."""
+        # Positions go in after the norm, so that q, k and v see them but the residual stream does not.
+        z = z.add_(self.pos_encoder.rows(call, z))
+        if hasattr(self, "to_qkv"):
+            q, k, v = rearrange(self.to_qkv(z), "n f (three h d) -> three n h f d", three=3, h=self.heads)
+        else:
+            q, k, v = (rearrange(to(z), "n f (h d) -> n h f d", h=self.heads) for to in (self.to_q, self.to_k, self.to_v))
+        attend = call.attention or torch_attention
+        out = attend(q, k, v, call.scale / math.sqrt(q.shape[-1]))
+        return self.to_out[0](rearrange(out, "n h f d -> n f (h d)"))
+
+
+class GatedProjection(nn.Module):
+    """First half of the feed-forward: a value and its gate, ``value * gelu(gate)`` with the exact GELU."""
+
+    def __init__(self, width: int, inner: int, operations: Any, factory: dict) -> None:
+        super().__init__()
+        self.proj = operations.Linear(width, 2 * inner, **factory)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        value, gate = self.proj(z).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """Per token; ``net.1`` is the original's dropout, which is off in every release and holds no weights."""
+
+    def __init__(self, width: int, inner: int, operations: Any, factory: dict) -> None:
+        super().__init__()
+        self.net = nn.ModuleList(
+            [
+                GatedProjection(width, inner, operations, factory),
+                nn.Identity(),
+                operations.Linear(inner, width, **factory),
+            ]
+        )
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return self.net[2](self.net[0](z))
+
+
+class TemporalBlock(nn.Module):
+    """Attentions, then the feed-forward, each with its norm and residual."""
+
+    def __init__(self, shape: ModuleShape, heads: int, fused_qkv: bool, operations: Any, factory: dict) -> None:
+        super().__init__()
+        width = shape.inner
+        self.attention_blocks = nn.ModuleList(
+            TemporalAttention(width, heads, shape.pe_length, fused_qkv, operations, factory)
+            for _ in range(shape.num_attentions)
+        )
+        self.norms = nn.ModuleList(
+            operations.LayerNorm(width, eps=1e-5, **factory) for _ in range(shape.num_attentions)
+        )
+        self.ff = FeedForward(width, shape.ff_inner, operations, factory)
+        self.ff_norm = operations.LayerNorm(width, eps=1e-5, **factory)
+
+    def forward(self, t: torch.Tensor, call: MotionCall) -> torch.Tensor:
+        """``t`` (N, F, C) -> (N, F, C)."""
+        for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
+            t = t + attention(norm(t), call)
+        return t + self.ff(self.ff_norm(t))
+
+
+class TemporalTransformer(nn.Module):
+    """A motion module: what sits behind a ResBlock or spatial transformer of the UNet."""
+
+    def __init__(
+        self,
+        shape: ModuleShape,
+        *,
+        num_heads: int,
+        norm_groups: int,
+        joint_norm: bool,
+        fused_qkv: bool,
+        operations: Any = nn,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        factory = {"dtype": dtype, "device": device}
+        self.shape = shape
+        self.joint_norm = joint_norm
+        self.norm = operations.GroupNorm(norm_groups, shape.channels, eps=1e-6, affine=True, **factory)
+        self.proj_in = operations.Linear(shape.channels, shape.inner, **factory)
+        self.transformer_blocks = nn.ModuleList(
+            TemporalBlock(shape, num_heads, fused_qkv, operations, factory) for _ in range(shape.num_blocks)
+        )
+        self.proj_out = operations.Linear(shape.inner, shape.channels, **factory)
+        self.num_heads = num_heads
+
+    def forward(self, x: torch.Tensor, call: MotionCall) -> torch.Tensor:
+        """Mix the frames of each video.
+
+        Args:
+            x: UNet feature (B*F, C, H, W), video-major.
+            call: frames per video, scale and effect.
+
+        Returns:
+            A feature of the same shape.
+
+        Raises:
+            ValueError: the batch does not hold whole videos, or more frames than the position table has rows.
+        """
+        if call.effect == 0.0:
+            return x
+        self._check(x, call)
+        frames, (height, width) = call.frames, x.shape[-2:]
+        if self.joint_norm:
+            n = joint_group_norm(self.norm, x, frames)
+        else:
+            n = self.norm(x)
+        n = rearrange(n, "(b f) c h w -> (b h w) f c", f=frames)
+        chunks = self._num_chunks(n)
+        if chunks == 1:
+            y = self._mix(n, call)
+        else:
+            y = torch.cat([self._mix(part, call) for part in n.chunk(chunks)])
+        y = rearrange(y, "(b h w) f c -> (b f) c h w", h=height, w=width)
+        return torch.add(x, y, alpha=call.effect)
+
+    def _mix(self, n: torch.Tensor, call: MotionCall) -> torch.Tensor:
+        t = self.proj_in(n)
+        for block in self.transformer_blocks:
+            t = block(t, call)
+        return self.proj_out(t)
+
+    def _num_chunks(self, n: torch.Tensor) -> int:
+        """Into how many parts of the pixel axis the work is cut; pixels do not know each other, so it is exact."""
+        pixels, frames, _ = n.shape
+        limit = CACHE_ELEMENTS if n.device.type == "cpu" else CHUNK_ELEMENTS
+        most = min(limit // (frames * 2 * self.shape.ff_inner), MAX_SEQUENCES_TIMES_HEADS // self.num_heads)
+        return math.ceil(pixels / max(most, 1))
+
+    def _check(self, x: torch.Tensor, call: MotionCall) -> None:
+        if x.shape[0] % call.frames:
+            raise ValueError(f"A batch of {x.shape[0]} does not hold whole videos of {call.frames} frames.")
+        last = call.frames if call.positions is None else max(call.positions) + 1
+        if last > self.shape.pe_length:
+            raise ValueError(
+                f"{last} frames in one call, but this motion module knows positions for {self.shape.pe_length}. "
+                "Use Context Windows to animate longer clips, or generate fewer frames."
+            )
+
+
+def joint_group_norm(norm: nn.GroupNorm, x: torch.Tensor, frames: int) -> torch.Tensor:
+    """Apply a GroupNorm with its statistics over all frames of a video: ``x`` (B*F, C, H, W) -> the same shape."""
+    # Any layout with the channels second serves; a video's pixels in one tall image need no fifth axis.
+    tall = rearrange(x, "(b f) c h w -> b c (f h) w", f=frames)
+    return rearrange(norm(tall), "b c (f h) w -> (b f) c h w", f=frames)
