@@ -2,8 +2,9 @@
 
 Two GroupNorm switches decide whether a file computes what it was trained to compute:
 
-- ``unet_groupnorm``: the norms of every ResBlock and of the UNet's output take their statistics over the frames of a
-  video together (``joint``; AnimateDiff v1, PIA, HotshotXL) or each frame by itself (``per_frame``; all others).
+- ``unet_groupnorm``: the norms of every ResBlock and of the UNet's output take their statistics over the
+  frames of a video together (``joint``; AnimateDiff v1, PIA, HotshotXL) or each frame by itself
+  (``per_frame``; all others).
 - ``module_groupnorm``: the same question for the motion module's own norm (``joint`` only in the SDXL beta).
 """
 
@@ -11,8 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import nn
 
 from .schedules import LINEAR, LINEAR_SDXL, SQRT_LINEAR, BetaSchedule
+from .unet import unet_slots
 
 GROUPNORM_MODES = ("per_frame", "joint")
 DEFAULT_PE_LENGTH = 32
@@ -78,7 +83,9 @@ class MotionModuleConfig:
         if not self.modules:
             raise ValueError("A motion model needs at least one motion module, got none.")
         if self.generation not in GENERATIONS:
-            raise ValueError(f"Unknown generation {self.generation!r}; expected one of {', '.join(GENERATIONS)}.")
+            raise ValueError(
+                f"Unknown generation {self.generation!r}; expected one of {', '.join(GENERATIONS)}."
+            )
         for switch in ("unet_groupnorm", "module_groupnorm"):
             if getattr(self, switch) not in GROUPNORM_MODES:
                 raise ValueError(f"{switch} must be one of {GROUPNORM_MODES}, got {getattr(self, switch)!r}.")
@@ -90,7 +97,8 @@ class MotionModuleConfig:
                 )
             if shape.channels % self.norm_groups:
                 raise ValueError(
-                    f"{name} has {shape.channels} channels, which {self.norm_groups} norm groups do not divide."
+                    f"{name} has {shape.channels} channels, which {self.norm_groups} norm groups do not "
+                    "divide."
                 )
 
     @property
@@ -124,6 +132,13 @@ class MotionModuleConfig:
     def to_dict(self) -> dict:
         """Plain data, for run records."""
         return asdict(self)
+
+    @classmethod
+    def for_unet(cls, unet: nn.Module, generation: str = "v3", **overrides: Any) -> MotionModuleConfig:
+        """Lay out a fresh motion model for a ComfyUI UNet; arguments as for :meth:`for_slots`."""
+        return cls.for_slots(
+            [(slot.name, slot.channels) for slot in unet_slots(unet)], generation, **overrides
+        )
 
     @classmethod
     def for_slots(

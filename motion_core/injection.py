@@ -1,8 +1,8 @@
 """Motion modules as layers of the UNet, for the duration of one call.
 
-Between calls the UNet is untouched: no layer, no name and no number of it is other than the loader made it. During a
-call the modules stand as extra entries in their blocks, without renaming a layer of the base; whatever ends the call,
-they are taken out again, each by its own identity.
+Between calls the UNet is untouched: no layer, no name and no number of it is other than the loader made it.
+During a call the modules stand as extra entries in their blocks, without renaming a layer of the base;
+whatever ends the call, they are taken out again, each by its own identity.
 """
 
 from __future__ import annotations
@@ -62,12 +62,15 @@ def inserted(unet: nn.Module, motions: Sequence[tuple[MotionModel, MotionCall]])
     slots = {slot.name: slot for slot in unet_slots(unet)}
     frames = {call.frames for _, call in motions}
     if len(frames) != 1:
-        raise ValueError(f"Motion models of one call must agree on the number of frames, got {sorted(frames)}.")
+        raise ValueError(
+            f"Motion models of one call must agree on the number of frames, got {sorted(frames)}."
+        )
     with ExitStack() as stack:
         if any(motion.config.unet_groupnorm == "joint" for motion, _ in motions):
             for container, key in resblock_norms(unet):
                 stack.enter_context(_replaced(container, key, frames.copy().pop()))
-        # Each goes directly behind the slot's layer, so the last one entered would run first: enter in reverse.
+        # Each goes directly behind the slot's layer, so the last one entered would run first: enter in
+        # reverse.
         for motion, call in reversed(motions):
             check_fit(motion, slots)
             for name, module in motion.motion_modules():
@@ -87,14 +90,16 @@ def check_fit(motion: MotionModel, slots: dict[str, Slot]) -> None:
     name, width = next((n, w) for n, w in motion.config.widths.items() if widths.get(n) != w)
     there = f"{widths[name]} channels" if name in widths else "no such place"
     raise ValueError(
-        f"The motion module does not fit the base model: {name} has {width} channels, the base has {there} there. "
+        f"The motion module does not fit the base model: {name} has {width} channels, the base has {there} "
+        "there. "
         f"The motion module is for {_title(motion.config.widths.items())}, the base is "
-        f"{_title(widths.items())}. Pick a motion module made for this base, or a checkpoint made for this module."
+        f"{_title(widths.items())}. Pick a motion module made for this base, or a checkpoint made for this "
+        "module."
     )
 
 
 def resblock_norms(unet: nn.Module) -> Iterator[tuple[nn.Sequential, str]]:
-    """``(container, key)`` of every ResBlock norm and of the output norm: those that AnimateDiff v1 inflates."""
+    """``(container, key)`` of every ResBlock norm and the output norm: those that AnimateDiff v1 inflates."""
     unet = plain(unet)
     for layer in unet.modules():
         if is_kind(layer, "ResBlock"):

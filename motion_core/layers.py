@@ -3,11 +3,11 @@
 Shapes: ``B`` videos, ``F`` frames, ``C`` channels, ``H W`` latent height and width, ``N = B H W`` pixels.
 A UNet feature is ``(B*F, C, H, W)``, video-major; inside, a pixel's frames are one sequence, ``(N, F, C)``.
 
-One module computes ``x + proj_out(blocks(proj_in(GroupNorm(x))))``. proj_out starts at zero, so a fresh module is the
-identity and training starts from the untouched image model.
+One module computes ``x + proj_out(blocks(proj_in(GroupNorm(x))))``. proj_out starts at zero, so a fresh
+module is the identity and training starts from the untouched image model.
 
-Layers come from ``operations``: ``torch.nn`` in training, ComfyUI's casting layers at inference. They are stateless:
-how many frames a call holds, and how strong the motion is, arrives with the call.
+Layers come from ``operations``: ``torch.nn`` in training, ComfyUI's casting layers at inference. They are
+stateless: how many frames a call holds, and how strong the motion is, arrives with the call.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ MAX_SEQUENCES_TIMES_HEADS = 65_535
 """CUDA kernels that fold heads into the batch run on a grid of at most this size."""
 
 CACHE_ELEMENTS = 2**20
-"""On a CPU, pixels are worked on in chunks whose widest activation has about this many values, so that they stay in
-the cache between two layers."""
+"""On a CPU, pixels are worked on in chunks whose widest activation has about this many values, so that they
+stay in the cache between two layers."""
 
 CHUNK_ELEMENTS = 2**28
 """Elsewhere, chunks only bound the memory of the feed-forward: half a gigabyte in 16 bit."""
@@ -55,7 +55,8 @@ class MotionCall:
 
 
 def sinusoidal_positions(length: int, width: int) -> torch.Tensor:
-    """Position table ``(1, length, width)`` in fp32: sines in even, cosines in odd columns (Vaswani et al., 2017).
+    """Position table ``(1, length, width)`` in fp32: sines in even, cosines in odd columns (Vaswani et al.,
+    2017).
 
     A pure function of its arguments whose shorter tables are prefixes of longer ones.
     """
@@ -77,8 +78,11 @@ class PositionTable(nn.Module):
 
     def __init__(self, length: int, width: int, device: torch.device | str | None = None) -> None:
         super().__init__()
-        table = torch.empty(1, length, width, device="meta") if str(device) == "meta" else None
-        table = sinusoidal_positions(length, width).to(device) if table is None else table
+        # A model built without storage gets its tables when it gets its weights.
+        if str(device) == "meta":
+            table = torch.empty(1, length, width, device="meta")
+        else:
+            table = sinusoidal_positions(length, width).to(device)
         self.register_buffer("pe", table, persistent=False)
 
     def rows(self, call: MotionCall, like: torch.Tensor) -> torch.Tensor:
@@ -90,8 +94,8 @@ class PositionTable(nn.Module):
 class TemporalAttention(nn.Module):
     """Self-attention of each pixel over its frames.
 
-    ``fused_qkv`` makes one product of three for inference. Training keeps them apart, so that optimisers and LoRA see
-    the layers that the files name.
+    ``fused_qkv`` makes one product of three for inference. Training keeps them apart, so that optimisers and
+    LoRA see the layers that the files name.
     """
 
     def __init__(
@@ -115,7 +119,10 @@ class TemporalAttention(nn.Module):
         if hasattr(self, "to_qkv"):
             q, k, v = rearrange(self.to_qkv(z), "n f (three h d) -> three n h f d", three=3, h=self.heads)
         else:
-            q, k, v = (rearrange(to(z), "n f (h d) -> n h f d", h=self.heads) for to in (self.to_q, self.to_k, self.to_v))
+            q, k, v = (
+                rearrange(to(z), "n f (h d) -> n h f d", h=self.heads)
+                for to in (self.to_q, self.to_k, self.to_v)
+            )
         attend = call.attention or torch_attention
         out = attend(q, k, v, call.scale / math.sqrt(q.shape[-1]))
         return self.to_out[0](rearrange(out, "n h f d -> n f (h d)"))
@@ -153,7 +160,9 @@ class FeedForward(nn.Module):
 class TemporalBlock(nn.Module):
     """Attentions, then the feed-forward, each with its norm and residual."""
 
-    def __init__(self, shape: ModuleShape, heads: int, fused_qkv: bool, operations: Any, factory: dict) -> None:
+    def __init__(
+        self, shape: ModuleShape, heads: int, fused_qkv: bool, operations: Any, factory: dict
+    ) -> None:
         super().__init__()
         width = shape.inner
         self.attention_blocks = nn.ModuleList(
@@ -217,10 +226,7 @@ class TemporalTransformer(nn.Module):
             return x
         self._check(x, call)
         frames, (height, width) = call.frames, x.shape[-2:]
-        if self.joint_norm:
-            n = joint_group_norm(self.norm, x, frames)
-        else:
-            n = self.norm(x)
+        n = joint_group_norm(self.norm, x, frames) if self.joint_norm else self.norm(x)
         n = rearrange(n, "(b f) c h w -> (b h w) f c", f=frames)
         chunks = self._num_chunks(n)
         if chunks == 1:
@@ -237,7 +243,8 @@ class TemporalTransformer(nn.Module):
         return self.proj_out(t)
 
     def _num_chunks(self, n: torch.Tensor) -> int:
-        """Into how many parts of the pixel axis the work is cut; pixels do not know each other, so it is exact."""
+        """Into how many parts of the pixel axis the work is cut; pixels do not know each other, so it is
+        exact."""
         pixels, frames, _ = n.shape
         limit = CACHE_ELEMENTS if n.device.type == "cpu" else CHUNK_ELEMENTS
         most = min(limit // (frames * 2 * self.shape.ff_inner), MAX_SEQUENCES_TIMES_HEADS // self.num_heads)
@@ -249,13 +256,15 @@ class TemporalTransformer(nn.Module):
         last = call.frames if call.positions is None else max(call.positions) + 1
         if last > self.shape.pe_length:
             raise ValueError(
-                f"{last} frames in one call, but this motion module knows positions for {self.shape.pe_length}. "
+                f"{last} frames in one call, but this motion module knows positions for "
+                f"{self.shape.pe_length}. "
                 "Use Context Windows to animate longer clips, or generate fewer frames."
             )
 
 
 def joint_group_norm(norm: nn.GroupNorm, x: torch.Tensor, frames: int) -> torch.Tensor:
-    """Apply a GroupNorm with its statistics over all frames of a video: ``x`` (B*F, C, H, W) -> the same shape."""
+    """Apply a GroupNorm with its statistics over all frames of a video: ``x`` (B*F, C, H, W) -> the same
+    shape."""
     # Any layout with the channels second serves; a video's pixels in one tall image need no fifth axis.
     tall = rearrange(x, "(b f) c h w -> b c (f h) w", f=frames)
     return rearrange(norm(tall), "b c (f h) w -> (b f) c h w", f=frames)

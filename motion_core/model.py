@@ -35,7 +35,8 @@ class MotionModel(nn.Module):
         config: layout and conventions.
         operations: namespace with ``Linear``, ``LayerNorm`` and ``GroupNorm``.
         dtype, device: of the weights; position tables stay fp32.
-        fused_qkv: one product for q, k and v (inference); off, the layers are those the files name (training).
+        fused_qkv: one product for q, k and v (inference); off, the layers are those the files name
+            (training).
     """
 
     def __init__(

@@ -9,8 +9,8 @@ name here        betas (T = 1000)                    diffusers' name
 ``linear``       linspace(sqrt start, sqrt end)^2    ``scaled_linear``
 ===============  ==================================  ================
 
-Motion modules for SD1.5 want ``sqrt_linear`` although their base was trained with ``linear``: it is noisier at the
-last step and so leaks less of the frames' common low frequencies (AnimateDiff, first preprint).
+Motion modules for SD1.5 want ``sqrt_linear`` although their base was trained with ``linear``: it is noisier
+at the last step and so leaks less of the frames' common low frequencies (AnimateDiff, first preprint).
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class BetaSchedule:
         if self.name not in ("sqrt_linear", "linear"):
             raise ValueError(f"Unknown beta schedule {self.name!r}; expected 'sqrt_linear' or 'linear'.")
         if not 0.0 < self.start < self.end < 1.0:
-            raise ValueError(f"Betas must satisfy 0 < start < end < 1, got start={self.start}, end={self.end}.")
+            raise ValueError(
+                f"Betas must satisfy 0 < start < end < 1, got start={self.start}, end={self.end}."
+            )
 
     def __str__(self) -> str:
         return f"{self.name} {self.start:g}..{self.end:g}"

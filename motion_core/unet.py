@@ -1,9 +1,11 @@
 """Where motion modules sit in a UNet of ComfyUI: a slot after every (ResBlock, spatial transformer) pair.
 
-Order in a block: ResBlock -> spatial transformer (if any) -> **motion module** -> down- or upsampler; in the middle
-block: ResBlock -> spatial transformer -> **motion module** -> ResBlock. Found by looking, not by counting, so that any
-depth, width and number of blocks is served. Layers are known by the names of their classes (and base classes), because
-this package does not import ComfyUI.
+Order in a block: ResBlock -> spatial transformer (if any) -> **motion module** -> down- or upsampler; in the
+middle
+block: ResBlock -> spatial transformer -> **motion module** -> ResBlock. Found by looking, not by counting, so
+    that any
+depth, width and number of blocks is served. Layers are known by the names of their classes (and base
+classes), because this package does not import ComfyUI.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class Slot:
 
 
 def is_kind(layer: nn.Module, kind: str) -> bool:
-    """Whether a layer is of ComfyUI's class ``kind`` (``ResBlock``, ``SpatialTransformer``, ...) or derives from it."""
+    """Whether a layer is of ComfyUI's class ``kind`` (``ResBlock``, ``SpatialTransformer``, ...) or derives
+    from it."""
     return any(base.__name__ == kind for base in type(layer).__mro__)
 
 

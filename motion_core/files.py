@@ -1,0 +1,187 @@
+"""Reading and writing weight files: lazily, from untrusted sources, and never half.
+
+``.safetensors`` is memory-mapped and read tensor by tensor; ``.ckpt``, ``.pth``, ``.pt`` and ``.bin`` are
+pickles and are opened with torch's weights-only loader, which refuses anything but tensors and plain
+containers.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+PICKLE_SUFFIXES = (".ckpt", ".pth", ".pt", ".bin")
+WRAPPERS = ("state_dict", "controlnet", "module", "model")
+"""Keys under which other tools nest the weights."""
+
+REMAP_BYTES = 32 * 2**20
+"""A mapped page counts as this process's memory until the map is dropped: map anew after this many bytes."""
+
+
+class TensorFile:
+    """The tensors of a file by name, read when asked for.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, of an unknown type, or holds more than tensors.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path} does not exist.")
+        self.metadata: dict[str, str] = {}
+        self._tensors: dict[str, torch.Tensor] | None = None
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
+        if self.path.suffix == ".safetensors":
+            self._read_header()
+        elif self.path.suffix in PICKLE_SUFFIXES:
+            self._tensors = _unwrapped(_load_pickle(self.path), self.path)
+            self._shapes = {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
+            self._dtypes = {key: tensor.dtype for key, tensor in self._tensors.items()}
+        else:
+            raise ValueError(
+                f"{self.path.name} is of an unknown type; expected .safetensors or "
+                f"{', '.join(PICKLE_SUFFIXES)}."
+            )
+        if not self._shapes:
+            raise ValueError(f"{self.path.name} holds no tensors.")
+
+    @property
+    def name(self) -> str:
+        """File name without its folder, for messages."""
+        return self.path.name
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of every tensor by key."""
+        return self._shapes
+
+    def dtype(self, key: str) -> torch.dtype:
+        """Type of a tensor."""
+        return self._dtypes[key]
+
+    def read(self, keys: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        """``(key, tensor)`` one after the other. A tensor is only good until the next one is asked for: copy
+        it."""
+        if self._tensors is not None:
+            for key in keys:
+                yield key, self._tensors[key]
+            return
+        wanted = list(keys)
+        while wanted:
+            with _opened(self.path) as file:
+                taken = 0
+                while wanted and taken < REMAP_BYTES:
+                    key = wanted.pop(0)
+                    tensor = file.get_tensor(key)
+                    taken += tensor.numel() * tensor.element_size()
+                    yield key, tensor
+
+    def _read_header(self) -> None:
+        with _opened(self.path) as file:
+            self.metadata = dict(file.metadata() or {})
+            for key in file.keys():  # noqa: SIM118  # not a mapping
+                part = file.get_slice(key)
+                self._shapes[key] = tuple(part.get_shape())
+                self._dtypes[key] = _SAFETENSORS_DTYPES.get(part.get_dtype(), torch.float32)
+
+
+_SAFETENSORS_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+
+
+def _opened(path: Path) -> safe_open:
+    try:
+        return safe_open(str(path), framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path.name} is not a readable safetensors file ({error}). It is damaged or was not downloaded "
+            "to the "
+            "end: download it again."
+        ) from error
+
+
+def _load_pickle(path: Path) -> object:
+    try:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:
+            # Files of torch before 1.6 are no zip archives and cannot be mapped.
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path.name} holds more than tensors and was refused: a pickle can run any program. "
+            "Use a .safetensors version of the file."
+        ) from error
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        IndexError,
+    ) as error:
+        raise ValueError(
+            f"{path.name} cannot be read ({error}). It is damaged: download it again."
+        ) from error
+
+
+def _unwrapped(content: object, path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint, out of the containers that trainers put around them."""
+    while isinstance(content, Mapping):
+        tensors = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+        inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+        if not tensors and not inner and len(content) == 1:
+            inner = [value for value in content.values() if isinstance(value, Mapping)]
+        if not inner:
+            return {str(key): value for key, value in tensors.items()}
+        content = inner[0]
+    raise ValueError(f"{path.name} holds a {type(content).__name__}, expected named tensors.")
+
+
+def save_tensors(
+    path: str | os.PathLike, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write a file completely or not at all.
+
+    ``.safetensors``, or ``.ckpt`` for tools that read nothing else (which then has no metadata).
+    """
+    path = Path(path)
+    ready = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".partial", dir=path.parent)
+    os.close(handle)
+    try:
+        if path.suffix == ".safetensors":
+            save_file(ready, temporary, metadata={key: str(value) for key, value in metadata.items()})
+        elif path.suffix == ".ckpt":
+            torch.save(ready, temporary)
+        else:
+            raise ValueError(f"Cannot write {path.name}: expected the ending .safetensors or .ckpt.")
+        # mkstemp makes files private; a model file is as readable as any other.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
