@@ -1,0 +1,391 @@
+"""A real ComfyUI server for the demo and the tests: start it headless, run API-format prompts, read results.
+
+What: `ComfyServer` starts ComfyUI's own `main.py` as a separate process with a base directory of our choosing
+(see base_directory.py) and talks to it as a browser does: POST /prompt, the websocket, /history, /view.
+Why a process: only the real server shows that the pack loads, registers and runs the way users run it.
+The websocket needs aiohttp, which comes with ComfyUI's requirements.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HTTP_TIMEOUT = 30.0  # seconds; ComfyUI answers every plain request at once
+LOG_TAIL = 40  # lines of the server's log that an error message quotes
+
+
+class PromptError(RuntimeError):
+    """A prompt that did not succeed.
+
+    kind: "rejected" (the server refused the graph), "error" (a node raised), "interrupted", "timeout" or
+        "lost" (the server went away).
+    details: what the server said: `node_errors` per node, or the fields of `execution_error`
+        (node_id, node_type, exception_type, exception_message, traceback).
+    """
+
+    def __init__(self, kind: str, message: str, details: dict | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.details = details or {}
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """A file that a node saved, as `ComfyServer.view` takes it; `path` is where it lies."""
+
+    node_id: str
+    filename: str
+    subfolder: str
+    type: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class History:
+    """What a finished prompt left behind."""
+
+    prompt_id: str
+    """The server's name for this run."""
+    status: str
+    """`success` or `error`, from /history."""
+    outputs: dict[str, dict]
+    """Node id -> what the node showed in the interface, e.g. {"images": [...], "animated": [True]}."""
+    files: tuple[OutputFile, ...]
+    """Every saved file in `outputs`, in order."""
+    events: tuple[tuple[str, dict], ...]
+    """Every websocket message of this prompt: (type, data)."""
+    seconds: float
+    """Wall-clock time from POST /prompt to the end."""
+
+    def executed(self) -> tuple[str, ...]:
+        """Ids of the nodes that ran, in order; nodes answered from the cache are absent."""
+        nodes = (data.get("node") for kind, data in self.events if kind == "executing")
+        return tuple(dict.fromkeys(node for node in nodes if node))
+
+    def cached(self) -> tuple[str, ...]:
+        """Ids of the nodes whose result came from the cache."""
+        return tuple(n for kind, data in self.events if kind == "execution_cached" for n in data["nodes"])
+
+    def progress(self, node_id: str | None = None) -> tuple[tuple[int, int], ...]:
+        """(value, max) of every progress message, of one node or of all."""
+        return tuple(
+            (data["value"], data["max"])
+            for kind, data in self.events
+            if kind == "progress" and node_id in (None, data.get("node"))
+        )
+
+
+@dataclass
+class ComfyServer:
+    """ComfyUI's `main.py`, headless, on a free port of this machine; use it as a context manager.
+
+        base = prepare_base(folder, {"animatediff-flipbook": root}, {"checkpoints": [file]})
+        with ComfyServer(comfyui, base, wait_for=("FlipbookApplyMotionModule",)) as server:
+            history = server.run(prompt)
+            data = server.view(history.files[0])
+
+    Only the packs in the base directory's `custom_nodes` are loaded; API nodes that call out are off.
+    """
+
+    comfyui: Path
+    """Folder with ComfyUI's main.py."""
+    base_directory: Path
+    """Models, custom_nodes, input, output, temp and user data (see `prepare_base`)."""
+    wait_for: Sequence[str] = ("KSampler",)
+    """Node ids that must be registered before the server counts as started."""
+    cpu: bool = True
+    """Run on the CPU; False lets ComfyUI pick its device."""
+    extra_args: Sequence[str] = ()
+    """More options for main.py, such as "--force-fp16"."""
+    log: Path | None = None
+    """File for the server's output, replaced at each start; default `base_directory/server.log`."""
+    python: str = sys.executable
+    """Interpreter with ComfyUI's requirements."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Additions to the process's environment, such as {"OMP_NUM_THREADS": "1"}."""
+    start_timeout: float = 180.0
+    """Seconds to wait for the start."""
+
+    port: int = field(default=0, init=False)
+    _process: subprocess.Popen | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.comfyui = Path(self.comfyui).resolve()
+        self.base_directory = Path(self.base_directory).resolve()
+        self.log = Path(self.log) if self.log else self.base_directory / "server.log"
+        if not (self.comfyui / "main.py").is_file():
+            raise FileNotFoundError(f"{self.comfyui} holds no main.py: that is not a ComfyUI folder.")
+
+    # -- life --
+
+    @property
+    def url(self) -> str:
+        """Address of the running server, without a slash at the end."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server, None when it does not run."""
+        return self._process.pid if self._process else None
+
+    def command(self) -> list[str]:
+        """The command line: this machine only, no database file, no packs but the linked ones."""
+        custom_nodes = self.base_directory / "custom_nodes"
+        packs = sorted(p.name for p in custom_nodes.iterdir()) if custom_nodes.is_dir() else []
+        command = [self.python, "-u", str(self.comfyui / "main.py"), "--listen", "127.0.0.1"]
+        command += ["--port", str(self.port), "--base-directory", str(self.base_directory)]
+        command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--disable-api-nodes"]
+        command += ["--disable-all-custom-nodes", *(["--whitelist-custom-nodes", *packs] if packs else [])]
+        command += ["--cpu"] if self.cpu else []
+        return [*command, *self.extra_args]
+
+    def start(self) -> ComfyServer:
+        """Start the process and wait until every node of `wait_for` is registered.
+
+        Raises RuntimeError (with the end of the log) if the server stops, lacks a node or takes too long.
+        """
+        if self._process:
+            raise RuntimeError(f"this server already runs at {self.url}")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, **self.environment, "PYTHONIOENCODING": "utf-8"}
+        with open(self.log, "w", encoding="utf-8") as log:
+            self._process = subprocess.Popen(
+                self.command(),
+                cwd=self.comfyui,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # A group of its own: Ctrl-C reaches us first, and stop() ends the server with its children.
+                start_new_session=os.name != "nt",
+            )
+        atexit.register(self.stop)
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """End the process: politely, after 10 seconds by force. Does nothing if it is not running."""
+        process, self._process = self._process, None
+        atexit.unregister(self.stop)
+        if process is None:
+            return
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        if os.name != "nt":
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # whatever the server itself had started
+        process.wait()
+
+    def __enter__(self) -> ComfyServer:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _wait_until_ready(self) -> None:
+        """Poll /object_info: the server answers it only after every pack has been imported."""
+        end = time.monotonic() + self.start_timeout
+        for node in self.wait_for:
+            while True:
+                if self._process.poll() is not None:
+                    raise RuntimeError(f"ComfyUI stopped while starting.\n{self.log_tail()}")
+                try:
+                    known = self.get(f"/object_info/{urllib.parse.quote(node)}")
+                except (urllib.error.URLError, ConnectionError, TimeoutError):
+                    known = None
+                if known:
+                    break
+                if known is not None:
+                    raise RuntimeError(f"ComfyUI started without the node {node}.\n{self.log_tail()}")
+                if time.monotonic() > end:
+                    raise RuntimeError(
+                        f"ComfyUI did not start within {self.start_timeout:.0f} s.\n{self.log_tail()}"
+                    )
+                time.sleep(0.2)
+
+    def log_text(self) -> str:
+        """Everything the server has printed."""
+        return self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
+
+    def log_tail(self) -> str:
+        """The last lines of the log, with its place."""
+        lines = self.log_text().splitlines()[-LOG_TAIL:]
+        return "\n".join([f"The end of {self.log}:", *(f"  {line}" for line in lines)])
+
+    # -- plain requests --
+
+    def request(self, path: str, body: object = None, method: str | None = None) -> bytes:
+        """One HTTP request; `body` is sent as JSON. Raises urllib.error.HTTPError on a refusal."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            self.url + path, data=data, method=method, headers={"Content-Type": "application/json"}
+        )
+        # No proxy: the server is on this machine, whatever HTTP_PROXY says.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=HTTP_TIMEOUT) as answer:
+            return answer.read()
+
+    def get(self, path: str) -> dict | list:
+        """GET, read as JSON."""
+        return json.loads(self.request(path))
+
+    def post(self, path: str, body: object) -> dict:
+        """POST JSON; returns the answer as JSON, {} if it is empty."""
+        return json.loads(self.request(path, body, "POST") or b"{}")
+
+    def submit(self, prompt: dict, client_id: str = "") -> str:
+        """Queue an API-format prompt and return its id. Raises PromptError("rejected") with node errors."""
+        try:
+            answer = self.post("/prompt", {"prompt": prompt, "client_id": client_id or uuid.uuid4().hex})
+        except urllib.error.HTTPError as error:
+            text = error.read().decode(errors="replace")
+            try:
+                details = json.loads(text)
+            except json.JSONDecodeError:
+                details = {"error": {"message": text}}
+            raise PromptError("rejected", _rejection(details), details) from error
+        return answer["prompt_id"]
+
+    def interrupt(self, prompt_id: str | None = None) -> None:
+        """Stop the prompt that runs now, or only `prompt_id` if that is the one running."""
+        self.post("/interrupt", {"prompt_id": prompt_id} if prompt_id else {})
+
+    def free(self, unload_models: bool = True, free_memory: bool = True) -> None:
+        """Ask for memory back; the server does it once its current prompt has ended."""
+        self.post("/free", {"unload_models": unload_models, "free_memory": free_memory})
+
+    def view(self, filename: str | OutputFile, subfolder: str = "", type: str = "output") -> bytes:
+        """The bytes of a saved file: an `OutputFile` of a history, or its three parts."""
+        if isinstance(filename, OutputFile):
+            filename, subfolder, type = filename.filename, filename.subfolder, filename.type
+        query = urllib.parse.urlencode({"filename": filename, "subfolder": subfolder, "type": type})
+        return self.request(f"/view?{query}")
+
+    # -- a whole run --
+
+    def run(
+        self,
+        prompt: dict,
+        timeout: float = 300.0,
+        on_event: Callable[[str, dict], None] | None = None,
+    ) -> History:
+        """Queue an API-format prompt, follow it over the websocket and return what it left behind.
+
+        timeout: seconds for the whole run; past them the prompt is interrupted.
+        on_event: called with (type, data) of every message of this prompt; it may call `interrupt()`.
+        Raises PromptError: rejected, error (with the node's own message), interrupted, timeout or lost.
+        """
+        return asyncio.run(self._run(prompt, timeout, on_event))
+
+    async def _run(
+        self, prompt: dict, timeout: float, on_event: Callable[[str, dict], None] | None
+    ) -> History:
+        import aiohttp  # here, so that this file imports with the standard library alone
+
+        client_id, events = uuid.uuid4().hex, []
+        start = time.monotonic()
+        # A preview can be larger than aiohttp's 4 MB limit per message.
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{self.url}/ws?clientId={client_id}", max_msg_size=0) as socket_,
+        ):
+            prompt_id = self.submit(prompt, client_id)
+            try:
+                await asyncio.wait_for(self._follow(socket_, prompt_id, events, on_event), timeout)
+            except asyncio.TimeoutError as error:
+                self.interrupt(prompt_id)
+                raise PromptError("timeout", f"the prompt did not end within {timeout:.0f} s") from error
+        seconds = time.monotonic() - start
+        for kind, data in events:
+            if kind == "execution_error":
+                raise PromptError("error", _node_error(data), data)
+            if kind == "execution_interrupted":
+                raise PromptError("interrupted", f"interrupted in node {data.get('node_type')}", data)
+        return self.history(prompt_id, events, seconds)
+
+    async def _follow(
+        self,
+        messages: object,
+        prompt_id: str,
+        events: list[tuple[str, dict]],
+        on_event: Callable[[str, dict], None] | None,
+    ) -> None:
+        """Collect the messages of one prompt until its end."""
+        async for message in messages:
+            if not isinstance(message.data, str):
+                continue  # a preview picture
+            content = json.loads(message.data)
+            kind, data = content.get("type"), content.get("data") or {}
+            if data.get("prompt_id") != prompt_id:
+                continue
+            events.append((kind, data))
+            if on_event:
+                on_event(kind, data)
+            # The last message of every run, failed ones too; /history is complete by then.
+            if kind == "executing" and data.get("node") is None:
+                return
+        raise PromptError("lost", f"the server closed the connection.\n{self.log_tail()}")
+
+    def history(
+        self, prompt_id: str, events: Sequence[tuple[str, dict]] = (), seconds: float = 0.0
+    ) -> History:
+        """What /history holds of a finished prompt. Raises KeyError if it has not ended."""
+        entry = self.get(f"/history/{prompt_id}")[prompt_id]
+        outputs = entry.get("outputs", {})
+        files = tuple(self._files(outputs))
+        status = entry["status"]["status_str"]
+        return History(prompt_id, status, outputs, files, tuple(events), seconds)
+
+    def _files(self, outputs: dict[str, dict]) -> Iterable[OutputFile]:
+        for node_id, shown in outputs.items():
+            for values in shown.values():
+                for value in values if isinstance(values, list) else ():
+                    if isinstance(value, dict) and "filename" in value:
+                        name, sub = value["filename"], value.get("subfolder", "")
+                        kind = value.get("type", "output")
+                        yield OutputFile(node_id, name, sub, kind, self.base_directory / kind / sub / name)
+
+
+def _rejection(details: dict) -> str:
+    """One line per reason that /prompt gave, with node class and input."""
+    error = details.get("error") or {}
+    lines = [error.get("message", "the server refused the prompt") if isinstance(error, dict) else str(error)]
+    for node_id, node in (details.get("node_errors") or {}).items():
+        for problem in node.get("errors", ()):
+            text = f"{problem.get('message', '')} {problem.get('details', '')}".strip()
+            lines.append(f"  node {node_id} ({node.get('class_type')}): {text}")
+    return "\n".join(lines)
+
+
+def _node_error(data: dict) -> str:
+    """Node, exception and its message, as the interface would show them."""
+    message = str(data.get("exception_message", "")).strip()
+    name = f"node {data.get('node_id')} ({data.get('node_type')})"
+    return f"{name} raised {data.get('exception_type')}: {message}"
