@@ -1,0 +1,101 @@
+"""A small SD1.5-shaped model family for ComfyUI's ordinary checkpoint loader.
+
+Why: the demo and the tests run our published workflows, unchanged, on a checkpoint of 13 MB. SD1.5 is
+recognised by its width (320) and text width (768); this subclass is the same architecture with other numbers, a
+text model with a vocabulary of words, and a VAE in TAESD's layout, which ComfyUI recognises by itself.
+"""
+
+from typing import Any
+
+import comfy.supported_models
+import comfy.utils
+import torch
+from comfy import clip_model, sd1_clip, supported_models_base
+
+from .tokenizer import CONTEXT_LENGTH, END, START, TEXT_WIDTH, TinyTokenizer
+
+VOCABULARY_ROWS = 128  # rows of the embedding table: room for words added later without a new shape
+TEXT_CONFIG = {
+    "num_hidden_layers": 1,
+    "hidden_size": TEXT_WIDTH,
+    "num_attention_heads": 4,
+    "intermediate_size": 2 * TEXT_WIDTH,
+    "hidden_act": "quick_gelu",
+    "max_position_embeddings": CONTEXT_LENGTH,
+    "eos_token_id": END,
+    "vocab_size": VOCABULARY_ROWS,
+}
+
+
+class WordTextModel(clip_model.CLIPTextModel):
+    """ComfyUI's CLIP text transformer with an embedding table of our size (its own is fixed to CLIP's)."""
+
+    def __init__(self, config_dict: dict[str, Any], dtype, device, operations) -> None:
+        super().__init__(config_dict, dtype, device, operations)
+        self.set_input_embeddings(
+            operations.Embedding(
+                config_dict["vocab_size"], config_dict["hidden_size"], dtype=dtype, device=device
+            )
+        )
+
+
+class TinySDClipModel(sd1_clip.SDClipModel):
+    """One layer, 64 wide, 32 tokens."""
+
+    def __init__(self, device="cpu", dtype=None, model_options: dict | None = None) -> None:
+        super().__init__(
+            device=device,
+            dtype=dtype,
+            max_length=CONTEXT_LENGTH,
+            textmodel_json_config=dict(TEXT_CONFIG),
+            model_class=WordTextModel,
+            special_tokens={"start": START, "end": END, "pad": END},
+            return_projected_pooled=False,
+            model_options=model_options or {},
+        )
+
+
+class TinyClipModel(sd1_clip.SD1ClipModel):
+    """The text encoder object; `clip_name` keeps the prefix `clip_l` to which the file's keys are mapped."""
+
+    def __init__(self, device="cpu", dtype=None, model_options: dict | None = None) -> None:
+        super().__init__(
+            device=device,
+            dtype=dtype,
+            model_options=model_options or {},
+            clip_name="l",
+            clip_model=TinySDClipModel,
+        )
+
+
+class TinyAD(comfy.supported_models.SD15):
+    """SD1.5's architecture at width 64: three levels (64, 64, 128), one residual block each, 3.9 M values.
+
+    Width 64 and not 32: group normalisation over 32 groups would see one channel a group and lose each
+    channel's mean, and with it the brightness of a picture.
+    """
+
+    unet_config = {
+        "context_dim": TEXT_WIDTH,
+        "model_channels": 64,
+        "use_linear_in_transformer": False,
+        "adm_in_channels": None,
+        "use_temporal_attention": False,
+    }
+
+    def process_clip_state_dict(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Text model keys of the file to ComfyUI's: only the prefix differs (SD1.5's repairs are not ours)."""
+        return comfy.utils.state_dict_prefix_replace(
+            state_dict, {"cond_stage_model.": "clip_l."}, filter_keys=True
+        )
+
+    def clip_target(self, state_dict: dict | None = None) -> supported_models_base.ClipTarget:
+        """Tokenizer and text model that ComfyUI builds for a checkpoint of this family."""
+        return supported_models_base.ClipTarget(TinyTokenizer, TinyClipModel)
+
+
+def register() -> None:
+    """Make ComfyUI's checkpoint loader know the family. Further calls, also of a second import, do nothing."""
+    known = comfy.supported_models.models
+    if not any(config.__name__ == TinyAD.__name__ for config in known):
+        known.append(TinyAD)
