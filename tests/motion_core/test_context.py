@@ -79,7 +79,7 @@ def test_stride_1_gives_the_windows_of_comfyui(schedule):
     for length in (2, 3, 5, 8, 16):
         for overlap in sorted({0, 1, length // 4, length // 2, length - 1} & set(range(length))):
             for num_frames in range(length + 1, 4 * length + 4, 1 + length // 5):
-                for step in range(0, 9):
+                for step in range(9):
                     for closed_loop in (False, True):
                         handler = SimpleNamespace(
                             context_length=length,
@@ -156,7 +156,7 @@ EXACT = {
         0,
         [*spans((0, 3), (3, 6)), [6, 7, 0, 1], [0, 2, 4, 6]],
     ),
-    # Core leaves frames 0 and 1 of this one uncovered; its strided window does not fit the clip and is dropped.
+    # Core leaves frame 0 of this one uncovered and points at frames 17 and 19: its strided window cannot fit.
     "stride 2 that does not fit": (
         ContextOptions(16, 4, stride=2, schedule="standard_uniform"),
         17,
