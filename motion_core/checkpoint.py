@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,8 +71,12 @@ class MotionFile:
         return sum(torch.Size(self.source.shapes[key]).numel() for key in self.keys.values())
 
 
-def open_motion_module(path: str | os.PathLike) -> MotionFile:
+def open_motion_module(path: str | os.PathLike, *, unet_groupnorm: str | None = None) -> MotionFile:
     """Look at a motion module file: what it is and what it wants.
+
+    Args:
+        path: the file.
+        unet_groupnorm: overrides what the file says or is known for.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -109,6 +113,8 @@ def open_motion_module(path: str | os.PathLike) -> MotionFile:
     if unused:
         notes.append(f"{len(unused)} unknown tensors were ignored, such as {sorted(unused)[0]}.")
     config = _configure(source, tuple(shapes), bool(positions), others, notes)
+    if unet_groupnorm is not None:
+        config = replace(config, unet_groupnorm=unet_groupnorm)
     return MotionFile(source, config, keys, positions, tuple(notes))
 
 
@@ -118,6 +124,7 @@ def load_motion_module(
     operations: Any = nn,
     dtype: torch.dtype | None = None,
     fused_qkv: bool = True,
+    progress: Callable[[int], None] | None = None,
 ) -> MotionModel:
     """Load a motion module, in memory hardly more than its weights.
 
@@ -126,6 +133,7 @@ def load_motion_module(
         operations: where layers come from (``torch.nn``, or ComfyUI's).
         dtype: type of the weights; by default the file's (16 or 32 bit; other types become fp16).
         fused_qkv: see :class:`MotionModel`.
+        progress: is told the number of values loaded so far.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`open_motion_module`; also for weights that are not finite.
@@ -135,6 +143,7 @@ def load_motion_module(
         dtype = file.dtype if file.dtype in (torch.float16, torch.bfloat16, torch.float32) else torch.float16
     # Built without storage, then filled layer by layer: no initialisation to throw away, no second copy.
     model = MotionModel(file.config, operations=operations, dtype=dtype, device="meta", fused_qkv=fused_qkv)
+    loaded = 0
     for layer, parts in _by_layer(file, fused_qkv).items():
         wanted = {key: name for name, key in parts.items()}
         tensors: dict[str, list[torch.Tensor]] = defaultdict(list)
@@ -142,8 +151,11 @@ def load_motion_module(
             _require_finite(file, key, tensor)
             parameter = wanted[key].rsplit(".", 1)[1]
             tensors[parameter].append(tensor.to(dtype=dtype, copy=True))
+            loaded += tensor.numel()
         state = {name: torch.cat(many) if len(many) > 1 else many[0] for name, many in tensors.items()}
         model.get_submodule(layer).load_state_dict(state, strict=True, assign=True)
+        if progress is not None:
+            progress(loaded)
     for name, module in model.named_modules():
         if name.endswith(".pos_encoder"):
             module.pe = _positions(file, name, module.pe.shape)

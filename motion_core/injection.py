@@ -7,7 +7,7 @@ whatever ends the call, they are taken out again, each by its own identity.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -78,7 +78,7 @@ def inserted(unet: nn.Module, motions: Sequence[tuple[MotionModel, MotionCall]])
         yield
 
 
-def check_fit(motion: MotionModel, slots: dict[str, Slot]) -> None:
+def check_fit(motion: MotionModel, slots: Mapping[str, Slot], name: str = "The motion module") -> None:
     """Refuse a motion model whose modules do not sit where this UNet has slots of their width.
 
     Raises:
@@ -87,14 +87,13 @@ def check_fit(motion: MotionModel, slots: dict[str, Slot]) -> None:
     widths = {name: slot.channels for name, slot in slots.items()}
     if all(widths.get(name) == width for name, width in motion.config.widths.items()):
         return
-    name, width = next((n, w) for n, w in motion.config.widths.items() if widths.get(n) != w)
-    there = f"{widths[name]} channels" if name in widths else "no such place"
+    place, width = next((n, w) for n, w in motion.config.widths.items() if widths.get(n) != w)
+    there = f"{widths[place]} channels" if place in widths else "no such place"
     raise ValueError(
-        f"The motion module does not fit the base model: {name} has {width} channels, the base has {there} "
-        "there. "
-        f"The motion module is for {_title(motion.config.widths.items())}, the base is "
-        f"{_title(widths.items())}. Pick a motion module made for this base, or a checkpoint made for this "
-        "module."
+        f"{name} does not fit the base model: it is a motion module for "
+        f"{_title(motion.config.widths.items())}, the "
+        f"base is {_title(widths.items())} ({place} has {width} channels in the one, {there} in the other). "
+        "Pick a motion module made for this base, or a checkpoint made for this module."
     )
 
 

@@ -20,6 +20,7 @@ import torch
 
 from .checkpoint import FIELD_NAMES
 from .files import TensorFile, save_tensors
+from .model import MotionModel
 from .recognise import KINDS, recognise
 
 SUFFIXES: tuple[tuple[str, str], ...] = (
@@ -177,6 +178,36 @@ def match_layers(lora: LoraFile, targets: Iterable[str]) -> LoraMatch:
         else:
             matched[target] = layer
     return LoraMatch(matched, tuple(unmatched))
+
+
+@dataclass(frozen=True)
+class LoraTarget:
+    """A layer of a motion model that a LoRA can change."""
+
+    key: str
+    """Its weight in the model's state dict."""
+    shape: tuple[int, int]
+    """(out, in) of the layer."""
+    rows: tuple[int, int] | None
+    """``(first, number)`` of the weight's rows that are this layer, where q, k and v are one product."""
+
+
+def lora_targets(model: MotionModel) -> dict[str, LoraTarget]:
+    """Every linear layer of a motion model, under the name that files use for it."""
+    targets = {}
+    for name, layer in model.named_modules():
+        if not isinstance(layer, torch.nn.Linear):
+            continue
+        width, inner = layer.weight.shape
+        if name.endswith(".to_qkv"):
+            width //= 3
+            for number, part in enumerate("qkv"):
+                targets[f"{name[: -len('qkv')]}{part}"] = LoraTarget(
+                    f"{name}.weight", (width, inner), (number * width, width)
+                )
+        else:
+            targets[name] = LoraTarget(f"{name}.weight", (width, inner), None)
+    return targets
 
 
 def save_motion_lora(

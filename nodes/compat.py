@@ -1,0 +1,89 @@
+"""Every question about the host: what this ComfyUI has, and which other packs sit on a model."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import torch
+from comfy.ldm.modules import attention as comfy_attention
+from comfy_api.latest import io
+
+from ..motion_core.layers import Attention, torch_attention
+
+logger = logging.getLogger("animatediff_flipbook")
+
+
+def make_schema(**fields: Any) -> io.Schema:
+    """A node schema without the fields that this ComfyUI does not know yet (search_aliases and others)."""
+    known = io.Schema.__dataclass_fields__
+    return io.Schema(**{name: value for name, value in fields.items() if name in known})
+
+
+def new_patcher(model: torch.nn.Module) -> comfy.model_patcher.ModelPatcher:
+    """Give a model to ComfyUI's memory management."""
+    # Newer versions choose the class themselves and export it under this name.
+    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    return patcher(
+        model,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+
+
+def show_on_node(node: type[io.ComfyNode], text: str) -> None:
+    """Show lines of text on the running node in the browser. Outside a server there is nobody to show them
+    to."""
+    node_id = getattr(node.hidden, "unique_id", None)
+    server = getattr(sys.modules.get("server"), "PromptServer", None)
+    instance = getattr(server, "instance", None)
+    if node_id is not None and hasattr(instance, "send_progress_text"):
+        instance.send_progress_text(text, node_id)
+
+
+def incumbent_is_on(patcher: comfy.model_patcher.ModelPatcher) -> bool:
+    """Whether AnimateDiff-Evolved has put itself on this model."""
+    tables = [patcher.additional_models, patcher.attachments, patcher.injections, *patcher.wrappers.values()]
+    return any(str(key) == "ADE" or str(key).startswith("ADE_") for table in tables for key in table)
+
+
+INCUMBENT = (
+    "AnimateDiff-Evolved is already on this MODEL, and two packs cannot animate one model. "
+    "Connect the model to AnimateDiff Flipbook's nodes only, or to AnimateDiff-Evolved's only."
+)
+
+
+def chosen_attention(transformer_options: dict) -> Attention:
+    """The attention for temporal layers: the one the user chose for ComfyUI, where it can serve.
+
+    Split and sub-quadratic attention save memory on long sequences; sequences of 16 or 32 frames need no
+    saving, so torch's own attention stands in for them.
+    """
+    chosen = (
+        "optimized_attention_override" in transformer_options
+        or comfy.model_management.xformers_enabled()
+        or comfy.model_management.sage_attention_enabled()
+        or comfy.model_management.flash_attention_enabled()
+    )
+    if not chosen:
+        return torch_attention
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        # ComfyUI's functions take 1 / sqrt(D) for granted.
+        factor = scale * q.shape[-1] ** 0.5
+        if factor != 1.0:
+            q = q * factor
+        return comfy_attention.optimized_attention(
+            q,
+            k,
+            v,
+            q.shape[1],
+            skip_reshape=True,
+            skip_output_reshape=True,
+            transformer_options=transformer_options,
+        )
+
+    return attend

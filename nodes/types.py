@@ -1,0 +1,35 @@
+"""What travels between our nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+
+from ..motion_core.config import MotionModuleConfig
+from ..motion_core.lora import LoraFile
+
+MotionModule = io.Custom("MOTION_MODULE")
+MotionLora = io.Custom("MOTION_LORA")
+
+
+@dataclass(frozen=True)
+class LoadedMotionModule:
+    """A motion module in ComfyUI's memory management."""
+
+    name: str
+    """File name."""
+    config: MotionModuleConfig
+    patcher: ModelPatcher
+    load_again: Callable[[], ModelPatcher]
+    """Loads a second copy of the weights, for a model that is to have the same module twice."""
+
+
+@dataclass(frozen=True)
+class ChosenLora:
+    """A MotionLoRA with its strength; a MOTION_LORA is a tuple of them, in the order of loading."""
+
+    lora: LoraFile
+    strength: float
