@@ -169,7 +169,7 @@ def run_logged(command: list[str], log: Path) -> None:
                     sys.stderr.write(f"\r{line[:100]:<100}")
                     sys.stderr.flush()
                 else:
-                    say(line)
+                    say(line[:100])
     if terminal:
         sys.stderr.write("\r" + " " * 100 + "\r")
     if process.returncode:
