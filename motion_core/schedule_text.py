@@ -16,10 +16,10 @@ import json
 import re
 from dataclasses import dataclass
 
-_FRAME = r"-?\d*\.?\d+(?:\s*:(?:\s*-?\d*\.?\d+)?)?"
+_FRAME = r"-?\d*\.?\d+(?::(?:-?\d*\.?\d+)?)?"
 _JSON_FRAME = re.compile(r'\s*"\s*(?P<frame>[^"]*?)\s*"\s*:\s*')
 _ASSIGNED_FRAME = re.compile(rf"\s*(?P<frame>{_FRAME})\s*=\s*")
-_SHORT_FRAME = re.compile(r"(?P<frame>-?\d*\.?\d+(?::(?:-?\d*\.?\d+)?)?)\s*:(?!:)")
+_SHORT_FRAME = re.compile(rf"(?P<frame>{_FRAME})\s*:(?!:)")
 _FRAME_AFTER_COMMA = re.compile(rf",\s*(?:{_FRAME})\s*:\s")
 _VALUE = re.compile(r'(?:"(?P<text>(?:[^"\\]|\\.)*)"|(?P<number>[^\s,"}]+))\s*', re.DOTALL)
 

@@ -52,7 +52,7 @@ def test_spellings_mean_the_same(text):
 @given(
     st.dictionaries(
         st.integers(0, 300),
-        st.text("ab1 ()=.-'é猫{}`", min_size=1).map(str.strip).filter(bool),
+        st.text("ab1 ()=.-'é猫{}`", min_size=1).map(lambda text: text.strip(" =")).filter(bool),
         min_size=1,
         max_size=6,
     )
@@ -98,7 +98,7 @@ def test_keys_need_no_order_and_edges_hold():
 
 
 @pytest.mark.parametrize(
-    "text", ["0:: a / 8: b", '"0:": "a", "8": "b"', '0: = "a", 8 = "b"', '0 : = "a", 8="b"', "0:: a\n8: b"]
+    "text", ["0:: a / 8: b", '"0:": "a", "8": "b"', '0: = "a", 8 = "b"', '0:="a", 8="b"', "0:: a\n8: b"]
 )
 def test_hold_keeps_the_value_until_the_next_key(text):
     assert per_frame(text, 10) == [("a", "a", 0.0)] * 8 + [("b", "b", 0.0)] * 2
