@@ -177,9 +177,9 @@ def run_logged(command: list[str], log: Path) -> None:
 
 
 def last_line(log: Path) -> str:
-    """The newest line of a log that says something."""
+    """The newest line of a log that says something; pip's warnings do not."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    return next((line for line in reversed(lines) if line), "")
+    return next((line for line in reversed(lines) if line and not line.startswith("WARNING")), "")
 
 
 @contextlib.contextmanager
