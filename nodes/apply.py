@@ -195,7 +195,9 @@ def _frames(x: Any, options: dict, settings: MotionSettings) -> int:
     Raises:
         ValueError: the batch cannot be a clip.
     """
-    videos = len(options.get("cond_or_uncond") or [0])
+    # Context windows that share a call are videos of their own.
+    windows = getattr(options.get("context_window"), "num_windows", 1)
+    videos = len(options.get("cond_or_uncond") or [0]) * windows
     if x.shape[0] % videos:
         raise ValueError(
             f"The model was called with a batch of {x.shape[0]} for {videos} conds, so the frames of a clip "
