@@ -1,0 +1,343 @@
+"""From files to tracks: the frames that training may use, as pixels or as stored latents.
+
+A *track* is a run of frames at the grid's rate (`data.fps`) in a bucket's size. Without camera motion a file gives one
+track, of which training draws windows; with it, a file gives several clips that are already `data.frames` long.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .base_model import BaseModel
+from .cache import Store
+from .config import RunConfig
+from .files import write_json
+from .framing import Size, camera_view, crop_place, pick_bucket, render, whole_view
+from .media import MediaFile, content_hashes
+from .video import Unreadable, on_grid, timed_frames
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Track:
+    """A run of frames of one file."""
+
+    key: str
+    """Names it in the store: content, bucket, clip, mirrored or not."""
+    file: MediaFile
+    """Where it comes from."""
+    caption: str
+    """What is said of it; left and right exchanged if mirrored."""
+    num_frames: int
+    """Frames on the grid."""
+    bucket: Size
+    """(width, height) in pixels."""
+    stride: int
+    """Every which frame of it makes a clip: `data.stride`, or 1 where a camera move has taken care of it."""
+    mirror: str = ""
+    """Key of the mirrored track, if there is one."""
+    mirror_caption: str = ""
+    """Its caption."""
+
+
+def latent_settings(config: RunConfig, base_hash: str) -> dict:
+    """Everything that stored latents depend on."""
+    data = config.data
+    camera = asdict(config.camera) if config.camera.direction else None
+    return {
+        "base": base_hash,
+        "fps": data.fps,
+        "resolutions": [list(size) for size in data.resolutions],
+        "crop": data.crop,
+        "background": data.background,
+        "max_frames_per_file": data.max_frames_per_file,
+        "repeat_slow_video": data.repeat_slow_video,
+        "camera": camera,
+        "clip": [data.frames, data.stride] if camera else None,
+        "mirrored_too": data.horizontal_flip,
+        "dtype": config.cache.dtype,
+    }
+
+
+def tracks_of_file(
+    file: MediaFile, content_hash: str, config: RunConfig
+) -> list[tuple[str, Size, int, np.ndarray]]:
+    """Decode a file into its tracks.
+
+    Returns:
+        ``(key, bucket, stride, frames)`` each, frames (N, height, width, 3) uint8.
+
+    Raises:
+        Unreadable: nothing usable in it, with the reason.
+    """
+    data, camera = config.data, config.camera
+    frames = on_grid(
+        timed_frames(file.content(), file.member or file.path.name, data.background),
+        data.fps,
+        data.max_frames_per_file,
+        data.repeat_slow_video,
+    )
+    if camera.direction:
+        tracks = _camera_tracks(frames, content_hash, config)
+    else:
+        bucket, view, rendered = None, None, []
+        for image in frames:
+            if bucket is None:
+                bucket = pick_bucket(image.size, data.resolutions)
+                size = image.size
+                view = whole_view(size, bucket, crop_place(data.crop, content_hash))
+            if image.size != size:
+                raise Unreadable(f"its picture size changes from {size} to {image.size}")
+            rendered.append(render(image, view, bucket))
+        if not rendered:
+            raise Unreadable("it holds no frames")
+        tracks = [(f"{content_hash}.0", bucket, data.stride, np.stack(rendered))]
+    if data.horizontal_flip:
+        tracks += [
+            (f"{key}.mirror", bucket, stride, pixels[:, :, ::-1]) for key, bucket, stride, pixels in tracks
+        ]
+    return tracks
+
+
+def _camera_tracks(frames, content_hash: str, config: RunConfig) -> list[tuple[str, Size, int, np.ndarray]]:
+    """Clips with a made camera move, evenly over the file."""
+    data, camera = config.data, config.camera
+    images: list[Image.Image] = []
+    bucket = None
+    for image in frames:
+        if bucket is None:
+            bucket = pick_bucket(image.size, data.resolutions)
+        images.append(_bounded(image, bucket))
+    if not images:
+        raise Unreadable("it holds no frames")
+    still = camera.still or len(images) == 1
+    span = 1 if still else (data.frames - 1) * data.stride + 1
+    if len(images) < span:
+        raise Unreadable(
+            f"its {len(images)} frames are fewer than the {span} of a clip; camera.still = true needs one"
+        )
+    starts = sorted({round(s) for s in np.linspace(0, len(images) - span, camera.clips_per_file)})
+    tracks = []
+    for number, start in enumerate(starts):
+        rendered = []
+        for index in range(data.frames):
+            image = images[start if still else start + index * data.stride]
+            whole = whole_view(image.size, bucket, crop_place(data.crop, f"{content_hash}.{number}"))
+            progress = index / max(data.frames - 1, 1)
+            view = camera_view(whole, image.size, camera.direction, camera.speed, progress)
+            rendered.append(render(image, view, bucket))
+        tracks.append((f"{content_hash}.{number}", bucket, 1, np.stack(rendered)))
+    return tracks
+
+
+def _bounded(image: Image.Image, bucket: Size) -> Image.Image:
+    """At most four times the bucket's size: many large frames are held at once for camera moves."""
+    factor = 4 * max(bucket[0] / image.width, bucket[1] / image.height)
+    return (
+        image
+        if factor >= 1
+        else image.resize(
+            (round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS
+        )
+    )
+
+
+def mirrored_caption(text: str) -> str:
+    """Left and right change places."""
+    swapped = []
+    for word in text.split(" "):
+        lower = word.lower()
+        for one, other in (("left", "right"), ("right", "left")):
+            if one in lower:
+                at = lower.index(one)
+                new = other.capitalize() if word[at].isupper() else other
+                word = word[:at] + new + word[at + len(one) :]
+                break
+        swapped.append(word)
+    return " ".join(swapped)
+
+
+class Encodings:
+    """The stored encodings of a run: fills what is missing, then answers from the disk.
+
+    Args:
+        config: the run.
+        base_hash: hash of the checkpoint that encodes.
+        rank: number of this process; each encodes its part.
+        world: how many there are.
+    """
+
+    def __init__(self, config: RunConfig, base_hash: str, rank: int = 0, world: int = 1) -> None:
+        self.config = config
+        self.rank, self.world = rank, world
+        root = config.cache_folder
+        self.dtype = DTYPES[config.cache.dtype]
+        shard = config.cache.shard_megabytes
+        self.latents = Store(root, "latents", latent_settings(config, base_hash), shard, rank)
+        self.text = Store(root, "text", {"base": base_hash, "dtype": config.cache.dtype}, shard, rank)
+        self._memo = root / f"hashes-{rank}.json"
+        self._facts_path = self.latents.folder / f"files-{rank}.json"
+        self._facts: dict[str, dict] = {}
+        self._read_facts()
+
+    def missing(self, files: Sequence[MediaFile]) -> tuple[list[tuple[MediaFile, str]], list[str]]:
+        """What this process must still encode: files with their content hashes, and captions."""
+        hashes = content_hashes(files, self._memo)
+        todo, seen = [], set()
+        for file, content_hash in zip(files, hashes, strict=True):
+            if content_hash not in seen and not self._usable(content_hash):
+                todo.append((file, content_hash))
+            seen.add(content_hash)
+        captions = {"", self.config.samples.negative, *self._prompts()} | {file.caption for file in files}
+        if self.config.data.horizontal_flip:
+            captions |= {mirrored_caption(caption) for caption in captions}
+        texts = sorted(c for c in captions if f"{text_key(c)}.states" not in self.text)
+        return todo[self.rank :: self.world], texts[self.rank :: self.world]
+
+    def _prompts(self) -> list[str]:
+        return sample_prompts(self.config)
+
+    def _read_facts(self) -> None:
+        """What every process has found out about files, by content."""
+        for path in self.latents.folder.glob("files-*.json"):
+            self._facts.update(json.loads(path.read_text(encoding="utf-8")))
+
+    def _usable(self, content_hash: str) -> bool:
+        """Known to be bad, or all its tracks are in the store."""
+        facts = self._facts.get(content_hash)
+        if facts is None:
+            return False
+        return "error" in facts or all(f"{track['key']}.mean" in self.latents for track in facts["tracks"])
+
+    def fill(
+        self,
+        base: BaseModel,
+        files: Sequence[MediaFile],
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        """Encode what is missing. Interrupted at any point, the next call goes on."""
+        todo, texts = self.missing(files)
+        # Facts about a file go to the disk after its latents: written earlier, they would promise what a crash took.
+        waiting: dict[str, dict] = {}
+
+        def settle() -> None:
+            self._facts.update(waiting)
+            waiting.clear()
+            write_json(self._facts_path, self._facts)
+
+        for number, (file, content_hash) in enumerate(todo):
+            try:
+                tracks = tracks_of_file(file, content_hash, self.config)
+            except Unreadable as error:
+                waiting[content_hash] = {"name": file.name, "error": str(error)}
+                tracks = []
+            else:
+                waiting[content_hash] = {"name": file.name, "tracks": []}
+            for key, bucket, stride, pixels in tracks:
+                mean, logvar = base.encode_pixels(
+                    torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255
+                )
+                self.latents.put(f"{key}.mean", mean.to(self.dtype))
+                if logvar is not None:
+                    self.latents.put(f"{key}.logvar", logvar.to(self.dtype))
+                waiting[content_hash]["tracks"].append(
+                    {"key": key, "bucket": list(bucket), "stride": stride, "num_frames": len(pixels)}
+                )
+            if self.latents.flush_if_full():
+                settle()
+            if progress:
+                progress("latents", number + 1, len(todo))
+        self.latents.flush()
+        settle()
+        for number, text in enumerate(texts):
+            states, pooled = base.encode_text(text)
+            self.text.put(f"{text_key(text)}.states", states.to(self.dtype))
+            if pooled is not None:
+                self.text.put(f"{text_key(text)}.pooled", pooled.to(self.dtype))
+            self.text.flush_if_full()
+            if progress:
+                progress("captions", number + 1, len(texts))
+        self.text.flush()
+
+    def tracks(self, files: Sequence[MediaFile]) -> list[Track]:
+        """All usable tracks, in the order of the files; unusable files are reported, each once.
+
+        Raises:
+            ValueError: none is left.
+        """
+        self.latents.refresh()
+        self.text.refresh()
+        self._read_facts()
+        tracks: list[Track] = []
+        hashes = content_hashes(files, self._memo)
+        bad: dict[str, str] = {}
+        for file, content_hash in zip(files, hashes, strict=True):
+            facts = self._facts.get(content_hash)
+            if facts is None:
+                raise ValueError(
+                    f"{file.name} is not in the cache. Run the `cache` command, or `train`, which does it."
+                )
+            if "error" in facts:
+                bad[file.name] = facts["error"]
+                continue
+            plain = [fact for fact in facts["tracks"] if not fact["key"].endswith(".mirror")]
+            for fact in plain:
+                mirror = f"{fact['key']}.mirror" if self.config.data.horizontal_flip else ""
+                tracks.append(
+                    Track(
+                        fact["key"], file, file.caption, fact["num_frames"], tuple(fact["bucket"]), fact["stride"],
+                        mirror, mirrored_caption(file.caption) if mirror else "",
+                    )
+                )  # fmt: skip
+        if self.rank == 0:
+            for name, reason in bad.items():
+                log.warning("Left out: %s: %s", name, reason)
+        if not tracks:
+            raise ValueError(f"None of the {len(files)} files can be used. The reasons are above.")
+        return tracks
+
+    def has_variance(self, track: Track) -> bool:
+        """Whether the VAE gave a distribution, not a point."""
+        return f"{track.key}.logvar" in self.latents
+
+    def latent_frames(self, key: str, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Mean and log-variance of a track's frames, (F, C, H, W) fp32."""
+        mean = self.latents.frames(f"{key}.mean", indices).float()
+        name = f"{key}.logvar"
+        return mean, self.latents.frames(name, indices).float() if name in self.latents else None
+
+    def text_states(self, caption: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Token states (N, D) and the pooled vector, if any, of a caption; fp32."""
+        key = text_key(caption)
+        pooled = f"{key}.pooled"
+        return self.text.get(f"{key}.states").float(), self.text.get(
+            pooled
+        ).float() if pooled in self.text else None
+
+
+def text_key(caption: str) -> str:
+    """Names a caption in the store."""
+    return hashlib.blake2b(caption.encode(), digest_size=12).hexdigest()
+
+
+def sample_prompts(config: RunConfig) -> list[str]:
+    """Prompts of the clips rendered during training."""
+    prompts = list(config.samples.prompts)
+    if config.samples.prompt_file:
+        path = Path(config.samples.prompt_file)
+        if not path.is_file():
+            raise FileNotFoundError(f"samples.prompt_file: there is no file {path}.")
+        prompts += [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return prompts

@@ -1,0 +1,265 @@
+"""Which files a run is made of, and what is said of each: folders, JSONL, CSV (WebVid's columns), WebDataset tars.
+
+The order never depends on the file system, and a file's identity is its content, so that renaming or moving a data set
+changes nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .config import DataConfig, SourceConfig
+from .files import write_json
+from .video import MEDIA_ENDINGS, PICTURE_ENDINGS, VIDEO_ENDINGS
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """One video or picture."""
+
+    path: Path
+    """The file, a folder of frames, or the tar that holds it."""
+    caption: str
+    """What is said of it, prefix included."""
+    repeats: int = 1
+    """How often it is seen per epoch."""
+    member: str = ""
+    """Name inside a tar."""
+    offset: int = 0
+    """Where the member begins in the tar, in bytes."""
+    size: int = -1
+    """Its length in bytes."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.path.name}/{self.member}" if self.member else str(self.path)
+
+    def content(self) -> Path | bytes:
+        """What the decoder takes: a path, or a tar member's bytes."""
+        if not self.member:
+            return self.path
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+    def content_hash(self) -> str:
+        """Of the bytes, frames of a folder in order of their names."""
+        digest = hashlib.blake2b(digest_size=16)
+        if self.member:
+            digest.update(self.content())
+        elif self.path.is_dir():
+            for file in sorted(p for p in self.path.iterdir() if p.suffix.lower() in PICTURE_ENDINGS):
+                digest.update(file.name.encode() + b"\0" + file.read_bytes())
+        else:
+            with self.path.open("rb") as file:
+                while chunk := file.read(2**22):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+    def stamp(self) -> list:
+        """Cheap facts that change when the content does."""
+        parts = sorted(self.path.iterdir()) if self.path.is_dir() else [self.path]
+        stats = [part.stat() for part in parts]
+        return [
+            sum(s.st_size for s in stats),
+            max((s.st_mtime_ns for s in stats), default=0),
+            self.offset,
+            self.size,
+        ]
+
+
+def list_media(sources: Sequence[SourceConfig], config: DataConfig) -> list[MediaFile]:
+    """Every media file of the sources with its caption.
+
+    Raises:
+        FileNotFoundError: a source is not there.
+        ValueError: a source holds nothing usable, a table is malformed, or captions are missing and must not be.
+    """
+    found: list[MediaFile] = []
+    without = 0
+    for source in sources:
+        entries = list(_entries(source))
+        if not entries:
+            raise ValueError(f"data.sources: {source.path} holds no videos or pictures.")
+        for path, caption, member, offset, size in entries:
+            if source.caption:
+                caption = source.caption
+            if caption is None:
+                without += 1
+                caption = _missing(member or path.name, config.missing_captions)
+            text = f"{config.caption_prefix}{caption}".strip()
+            found.append(MediaFile(path, text, source.repeats, member, offset, size))
+    if without:
+        log.warning(
+            "%d of %d files have no caption (data.missing_captions = %r)",
+            without,
+            len(found),
+            config.missing_captions,
+        )
+    return found
+
+
+def _missing(name: str, policy: str) -> str:
+    if policy == "refuse":
+        raise ValueError(
+            f"{name} has no caption. Write one beside it ({Path(name).stem}.txt), or set data.missing_captions."
+        )
+    return " ".join(re.split(r"[\W_]+", Path(name).stem)).strip() if policy == "name" else ""
+
+
+Entry = tuple[Path, "str | None", str, int, int]
+"""Path, caption, tar member, its offset and size."""
+
+
+def _entries(source: SourceConfig) -> Iterator[Entry]:
+    paths = [Path(p) for p in _expand(source.path)]
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"data.sources: there is nothing at {path}.")
+        kind = path.suffix.lower()
+        if path.is_dir():
+            yield from _frame_folders(path) if source.frame_folders else _folder(path)
+        elif kind == ".jsonl":
+            yield from _jsonl(path, Path(source.media_root or path.parent))
+        elif kind == ".csv":
+            yield from _csv(path, Path(source.media_root or path.parent))
+        elif kind == ".tar":
+            yield from _tar(path)
+        elif kind in MEDIA_ENDINGS:
+            yield path, _text_beside(path), "", 0, -1
+        else:
+            raise ValueError(f"data.sources: {path} is no folder, .jsonl, .csv, .tar, video or picture.")
+
+
+def _expand(pattern: str) -> list[str]:
+    """``shard-{0000..0012}.tar`` -> the 13 names."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if not match:
+        return [pattern]
+    first, last = match.groups()
+    numbers = (str(n).zfill(len(first)) for n in range(int(first), int(last) + 1))
+    return [name for n in numbers for name in _expand(pattern[: match.start()] + n + pattern[match.end() :])]
+
+
+def _text_beside(path: Path) -> str | None:
+    text = path.with_suffix(".txt")
+    return text.read_text(encoding="utf-8").strip() if text.is_file() else None
+
+
+def _folder(folder: Path) -> Iterator[Entry]:
+    files = (p for p in folder.rglob("*") if p.suffix.lower() in MEDIA_ENDINGS and not p.name.startswith("."))
+    for path in sorted(files, key=lambda p: p.relative_to(folder).as_posix()):
+        yield path, _text_beside(path), "", 0, -1
+
+
+def _frame_folders(folder: Path) -> Iterator[Entry]:
+    for path in sorted(p for p in folder.rglob("*") if p.is_dir()):
+        if any(p.suffix.lower() in PICTURE_ENDINGS for p in path.iterdir()):
+            inside = path / "caption.txt"
+            caption = inside.read_text(encoding="utf-8").strip() if inside.is_file() else None
+            yield (
+                path,
+                caption if caption is not None else _text_beside(path.with_name(path.name + ".frames")),
+                "",
+                0,
+                -1,
+            )
+
+
+def _jsonl(path: Path, root: Path) -> Iterator[Entry]:
+    """Lines of ``{"video_path": ..., "caption": ...}``; ``file`` or ``path`` and ``text`` are understood too."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+        media = next((row[key] for key in ("video_path", "image_path", "file", "path") if row.get(key)), None)
+        if media is None:
+            raise ValueError(
+                f"{path}, line {number} names no file (key video_path, image_path, file or path)."
+            )
+        yield _existing(root / media, path, number), row.get("caption", row.get("text")), "", 0, -1
+
+
+def _csv(path: Path, root: Path) -> Iterator[Entry]:
+    """WebVid's columns ``videoid, page_dir, name`` (files ``page_dir/videoid.mp4``), or ``path, caption``."""
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        columns = set(reader.fieldnames or ())
+        if not ({"videoid", "name"} <= columns or "path" in columns):
+            raise ValueError(
+                f"{path} has the columns {sorted(columns)}; expected videoid, page_dir, name or path, caption."
+            )
+        for number, row in enumerate(reader, start=2):
+            if "path" in columns:
+                yield _existing(root / row["path"], path, number), row.get("caption"), "", 0, -1
+            else:
+                media = root / (row.get("page_dir") or "") / f"{row['videoid']}.mp4"
+                yield _existing(media, path, number), row["name"], "", 0, -1
+
+
+def _existing(media: Path, table: Path, line: int) -> Path:
+    if not media.exists():
+        raise FileNotFoundError(
+            f"{table}, line {line}: there is no file {media}. Is data.sources media_root right?"
+        )
+    return media
+
+
+def _tar(path: Path) -> Iterator[Entry]:
+    """WebDataset: members that share a stem belong together; captions in ``.txt`` or a ``.json`` field ``caption``."""
+    try:
+        with tarfile.open(path) as archive:
+            members = [m for m in archive.getmembers() if m.isfile()]
+            texts: dict[str, str] = {}
+            for member in members:
+                stem, _, ending = member.name.rpartition(".")
+                if ending == "txt":
+                    texts[stem] = archive.extractfile(member).read().decode("utf-8").strip()
+                elif ending == "json":
+                    row = json.loads(archive.extractfile(member).read())
+                    if "caption" in row:
+                        texts.setdefault(stem, row["caption"])
+    except (tarfile.TarError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as a WebDataset shard: {error}") from error
+    for member in members:
+        stem, _, ending = member.name.rpartition(".")
+        if f".{ending.lower()}" in MEDIA_ENDINGS:
+            yield path, texts.get(stem), member.name, member.offset_data, member.size
+
+
+def content_hashes(files: Sequence[MediaFile], memo: Path) -> list[str]:
+    """Content hash of each file; hashes of unchanged files are remembered in ``memo``."""
+    known = json.loads(memo.read_text(encoding="utf-8")) if memo.is_file() else {}
+    hashes, changed = [], False
+    for file in files:
+        key, stamp = file.name, file.stamp()
+        entry = known.get(key)
+        if entry is None or entry["stamp"] != stamp:
+            digest = file.content_hash()
+            if entry is not None and entry["hash"] != digest:
+                log.warning("%s has changed since it was cached; it is encoded again", file.name)
+            known[key] = {"stamp": stamp, "hash": digest}
+            changed = True
+        hashes.append(known[key]["hash"])
+    if changed:
+        write_json(memo, known)
+    return hashes
+
+
+def is_video(file: MediaFile) -> bool:
+    """By its ending, a folder of frames included."""
+    return file.path.is_dir() or Path(file.member or file.path).suffix.lower() in VIDEO_ENDINGS

@@ -1,0 +1,161 @@
+"""States to resume from: everything the next step depends on, written whole or not at all.
+
+A state is a folder ``step-00000100`` with safetensors and a ``state.json`` that holds the hash of each. It is written
+under another name and renamed when complete, so a kill at any moment leaves the states before it untouched. No pickles.
+The data needs no state but the step's number (see :mod:`dataset`), nor do random numbers (see :mod:`randomness`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ..motion_core.files import save_tensors
+from .files import write_json
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class State:
+    """What was saved."""
+
+    step: int
+    """Optimizer steps done."""
+    tensors: dict[str, dict[str, torch.Tensor]]
+    """By file: ``weights``, ``optimizer``, ``ema``."""
+    facts: dict[str, Any]
+    """Plain data."""
+
+
+def save_state(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, torch.Tensor]],
+    facts: dict[str, Any],
+    keep: int,
+) -> Path:
+    """Write a state and let go of all but the newest ``keep``."""
+    final = folder / f"step-{step:08d}"
+    temporary = folder / f".{final.name}.{os.getpid()}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    hashes = {}
+    for name, group in tensors.items():
+        path = temporary / f"{name}.safetensors"
+        if group:
+            save_tensors(path, group, {})
+            hashes[path.name] = _hash(path)
+    write_json(temporary / "state.json", {"step": step, "hashes": hashes, "facts": facts})
+    _sync_folder(temporary)
+    if final.exists():  # a damaged state of the same step
+        shutil.rmtree(final)
+    os.replace(temporary, final)
+    _sync_folder(folder)
+    for old in _states(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def newest_state(folder: Path) -> State | None:
+    """The newest complete state, or None. Damaged ones are passed over with a message."""
+    for path in reversed(_states(folder)):
+        try:
+            return load_state(path)
+        except (ValueError, OSError) as error:
+            log.warning("State %s is damaged and passed over: %s", path.name, error)
+    return None
+
+
+def load_state(path: Path) -> State:
+    """Read one state.
+
+    Raises:
+        ValueError, OSError: it is not whole.
+    """
+    record = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    tensors = {}
+    for name, expected in record["hashes"].items():
+        if _hash(path / name) != expected:
+            raise ValueError(f"{name} has changed since it was written")
+        try:
+            tensors[Path(name).stem] = load_file(path / name)
+        except SafetensorError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return State(record["step"], tensors, record["facts"])
+
+
+def clean_up(folder: Path) -> None:
+    """Remove unfinished states of runs that were killed."""
+    for path in folder.glob(".step-*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _states(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while chunk := file.read(2**22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make names durable, where the system allows it."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+# --- optimizers as tensors and plain data ----------------------------------------------------------------------------
+
+
+def pack_optimizer(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """An optimizer's ``state_dict`` as named tensors and JSON."""
+    tensors: dict[str, torch.Tensor] = {}
+
+    def split(prefix: str, values: dict) -> dict[str, Any]:
+        plain = {}
+        for key, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{prefix}.{key}"] = value
+            else:
+                plain[key] = value
+        return plain
+
+    plain_state = {str(index): split(f"state.{index}", values) for index, values in state["state"].items()}
+    groups = [split(f"group.{index}", values) for index, values in enumerate(state["param_groups"])]
+    return tensors, {"state": plain_state, "groups": groups}
+
+
+def unpack_optimizer(
+    tensors: Mapping[str, torch.Tensor], plain: dict[str, Any], present: dict[str, Any]
+) -> dict[str, Any]:
+    """The ``state_dict`` again; ``present`` is that of the new optimizer, for what JSON cannot tell (tuples)."""
+    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in plain["state"].items()}
+    groups = [dict(values) for values in plain["groups"]]
+    for name, tensor in tensors.items():
+        kind, index, key = name.split(".", 2)
+        (state.setdefault(int(index), {}) if kind == "state" else groups[int(index)])[key] = tensor
+    for group, now in zip(groups, present["param_groups"], strict=True):
+        for key, value in group.items():
+            if isinstance(value, list) and isinstance(now.get(key), tuple):
+                group[key] = tuple(value)
+    return {"state": state, "param_groups": groups}

@@ -1,0 +1,192 @@
+"""Frames out of files: videos, animated pictures, single pictures, folders of frames, members of a tar.
+
+What is done about the odd cases:
+
+- *variable frame rate*: frames are chosen by their time stamps, never by counting;
+- *too slow for the wanted rate*: refused, because frames would repeat silently (`data.repeat_slow_video` allows it);
+- *rotated phone videos*: turned upright by the file's rotation mark;
+- *transparency*: laid over `data.background`;
+- *damaged files*: :class:`Unreadable` with the reason; the caller reports each once and goes on without.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image, ImageColor, UnidentifiedImageError
+
+VIDEO_ENDINGS = {
+    ".mp4",
+    ".mov",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".m4v",
+    ".mpg",
+    ".mpeg",
+    ".wmv",
+    ".flv",
+    ".ts",
+    ".y4m",
+}
+PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
+MEDIA_ENDINGS = VIDEO_ENDINGS | PICTURE_ENDINGS
+
+REPEATS_TOLERATED = 0.02
+"""Part of the grid that may show a frame twice, so that 29.97 serves a wish for 30."""
+
+
+class Unreadable(Exception):
+    """A file that cannot be used, with the reason as text."""
+
+
+@dataclass(frozen=True)
+class TimedFrame:
+    """One picture and when it appears."""
+
+    time: float
+    """Seconds from the first frame."""
+    image: Image.Image
+    """RGB, upright."""
+
+
+def read_bytes(path: str, member: str | None = None, offset: int = 0, size: int = -1) -> bytes:
+    """A file's bytes, or those of a tar member whose place is known."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+def timed_frames(source: Path | bytes, name: str, background: str) -> Iterator[TimedFrame]:
+    """All frames of a file in order.
+
+    Args:
+        source: a file, a folder of frames (numbered 0, 1, 2 seconds; they have no times), or a file's bytes.
+        name: file name, for its ending.
+        background: colour behind transparency, ``#rrggbb``.
+
+    Raises:
+        Unreadable: not a picture or video, or damaged from the start.
+    """
+    if isinstance(source, Path) and source.is_dir():
+        yield from _folder(source, background)
+    elif Path(name).suffix.lower() in PICTURE_ENDINGS:
+        yield from _pictures(source, name, background)
+    else:
+        yield from _video(source, name, background)
+
+
+def _opaque(image: Image.Image, background: str) -> Image.Image:
+    """RGB, transparency laid over the background."""
+    if image.mode == "RGB":
+        return image
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        below = Image.new("RGBA", image.size, (*ImageColor.getrgb(background), 255))
+        return Image.alpha_composite(below, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _folder(folder: Path, background: str) -> Iterator[TimedFrame]:
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_ENDINGS)
+    if not files:
+        raise Unreadable("the folder holds no pictures")
+    for index, file in enumerate(files):
+        for frame in _pictures(file, file.name, background):
+            yield TimedFrame(float(index), frame.image)
+            break
+
+
+def _pictures(source: Path | bytes, name: str, background: str) -> Iterator[TimedFrame]:
+    """A picture, or an animation's frames with their own durations."""
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            time = 0.0
+            for index in range(getattr(image, "n_frames", 1)):
+                image.seek(index)
+                image.load()  # the duration of a WEBP's frame is only right once the frame is loaded
+                yield TimedFrame(time, _opaque(image, background).copy())
+                time += (image.info.get("duration") or 100) / 1000
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
+        raise Unreadable(f"{type(error).__name__}: {error}") from error
+
+
+def _video(source: Path | bytes, name: str, background: str) -> Iterator[TimedFrame]:
+    """Frames of a video's first picture stream, by presentation time."""
+    try:
+        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
+            if not container.streams.video:
+                raise Unreadable("no picture stream")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            rate = float(stream.average_rate or stream.guessed_rate or 0)
+            start = None
+            for index, frame in enumerate(container.decode(stream)):
+                if frame.time is None and not rate:
+                    raise Unreadable("neither time stamps nor a frame rate")
+                time = index / rate if frame.time is None else frame.time
+                start = time if start is None else start
+                yield TimedFrame(max(time - start, 0.0), _upright(frame, background))
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise Unreadable(f"{type(error).__name__}: {error}") from error
+
+
+def _upright(frame: av.VideoFrame, background: str) -> Image.Image:
+    has_alpha = any(component.is_alpha for component in frame.format.components)
+    image = frame.to_image() if not has_alpha else Image.fromarray(frame.to_ndarray(format="rgba"), "RGBA")
+    image = _opaque(image, background)
+    turns = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+    angle = int(round(frame.rotation or 0)) % 360
+    return image.transpose(turns[angle]) if angle in turns else image
+
+
+def on_grid(
+    frames: Iterator[TimedFrame], fps: float, most: int, allow_repeats: bool
+) -> Iterator[Image.Image]:
+    """Resample to a regular grid: at each grid time the frame that is then on screen.
+
+    Args:
+        frames: in order of time.
+        fps: grid rate, frames per second; 0 takes every frame.
+        most: stop after this many, at least 1.
+        allow_repeats: whether a frame may serve two grid times.
+
+    Raises:
+        Unreadable: at the end, if the source was slower than the grid and repeats are not allowed.
+    """
+    given = repeats = 0
+    current: TimedFrame | None = None
+    # Half a millisecond of grace: time stamps are rounded to the container's clock.
+    grace = 5e-4
+    for frame in frames:
+        if not fps:
+            yield frame.image
+            given += 1
+        elif current is not None:
+            served = 0
+            while given < most and given / fps < frame.time - grace:
+                yield current.image
+                given, served = given + 1, served + 1
+            repeats += max(served - 1, 0)
+        current = frame
+        if given >= most:
+            break
+    # The last frame's duration is not known: it serves the grid time it stands at, if there is one.
+    if fps and current is not None and given < most and given / fps <= current.time + grace:
+        yield current.image
+        given += 1
+    if repeats > REPEATS_TOLERATED * given and not allow_repeats:
+        raise Unreadable(
+            f"{repeats} of {given} frames would repeat at data.fps = {fps:g}; lower it, or set "
+            "data.repeat_slow_video = true"
+        )
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """(height, width, 3) uint8."""
+    return np.asarray(image.convert("RGB"))
