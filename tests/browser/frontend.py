@@ -1,0 +1,145 @@
+"""ComfyUI's own page in a headless browser: open a workflow as a user does, see what went wrong, read its API form.
+
+Why: a workflow file is only right if the real frontend opens it without a complaint, and only the frontend
+turns it into the API form that the server takes (a widget such as the seed holds two values in the file and one
+in the API form, so every conversion by hand is a guess).
+The browser is the system's Chromium; Playwright drives it and downloads nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+WINDOW = {"width": 1800, "height": 1000}
+
+_SETTINGS = {
+    "Comfy.TutorialCompleted": True,  # else the first visit opens the template browser over the canvas
+    "Comfy.Minimap.Visible": False,
+    "Comfy.VueNodes.Enabled": False,
+}
+_READY = "() => window.app?.extensionManager && window.app?.graph && window.LiteGraph"
+_MISSING = """() => [...new Set(window.app.graph._nodes.map(node => node.type)
+    .filter(type => !(type in window.LiteGraph.registered_node_types)))]"""
+_ALERTS = """() => [...document.querySelectorAll('.p-toast-message-error, .p-toast-message-warn, .p-dialog')]
+    .map(element => element.innerText.trim())"""
+_SHOW_ALL = """() => {
+    const canvas = window.app.canvas, ratio = window.devicePixelRatio;
+    let [left, top, right, bottom] = [Infinity, Infinity, -Infinity, -Infinity];
+    for (const item of [...window.app.graph._nodes, ...window.app.graph._groups]) {
+        const [x, y, width, height] = item.getBounding ? item.getBounding() : item.boundingRect;
+        left = Math.min(left, x); top = Math.min(top, y);
+        right = Math.max(right, x + width); bottom = Math.max(bottom, y + height);
+    }
+    const [width, height] = [canvas.canvas.width / ratio - 120, canvas.canvas.height / ratio - 120];
+    const scale = Math.min(width / (right - left), height / (bottom - top), 1.5);
+    canvas.ds.scale = scale;
+    canvas.ds.offset = [80 / scale - left, 70 / scale - top];
+    canvas.setDirty(true, true);
+}"""
+
+
+def browser_path() -> str | None:
+    """The system's Chromium or Chrome: FLIPBOOK_BROWSER, else the first one on the PATH, else None."""
+    return os.environ.get("FLIPBOOK_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+class Frontend:
+    """The page of a running server; use it as a context manager.
+
+        with Frontend(server.url) as page:
+            page.open(workflow)
+            prompt = page.api_form()
+
+    Raises ModuleNotFoundError without Playwright and FileNotFoundError without a browser.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.errors: list[str] = []
+        """Exceptions of the page's scripts."""
+
+    def __enter__(self) -> Frontend:
+        from playwright.sync_api import sync_playwright  # here: the test of the files alone needs no browser
+
+        executable = browser_path()
+        if executable is None:
+            raise FileNotFoundError(
+                f"no browser found; looked for {', '.join(BROWSERS)}. Install Chromium, or name one with "
+                "FLIPBOOK_BROWSER."
+            )
+        for setting, value in _SETTINGS.items():
+            body = json.dumps(value).encode()
+            urlopen(Request(f"{self.url}/settings/{setting}", body, method="POST"), timeout=30).close()
+        self._playwright = sync_playwright().start()
+        try:
+            self._browser = self._playwright.chromium.launch(
+                executable_path=executable, args=["--no-sandbox"]
+            )
+            self.page = self._browser.new_page(viewport=WINDOW)
+            self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+            self.page.goto(self.url)
+            self.page.wait_for_function(_READY, timeout=60_000)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if hasattr(self, "_browser"):
+            self._browser.close()
+        self._playwright.stop()
+
+    def open(self, workflow: dict) -> None:
+        """Load a UI-format workflow, as dropping its file on the page does."""
+        self.page.evaluate("workflow => window.app.loadGraphData(workflow, true, true)", workflow)
+        self.page.wait_for_timeout(500)  # dialogs and toasts come a little later
+
+    def missing_nodes(self) -> list[str]:
+        """Node types of the open workflow that neither server nor page know. Core only draws them red."""
+        return self.page.evaluate(_MISSING)
+
+    def alerts(self) -> list[str]:
+        """Texts of the toasts and dialogs on the page."""
+        return self.page.evaluate(_ALERTS)
+
+    def close_dialogs(self) -> None:
+        """Dismiss what lies over the canvas."""
+        self.page.keyboard.press("Escape")
+        self.page.wait_for_timeout(300)
+
+    def api_form(self) -> dict[str, dict]:
+        """The open workflow as POST /prompt takes it."""
+        return self.page.evaluate("async () => (await window.app.graphToPrompt()).output")
+
+    def ui_form(self) -> dict[str, Any]:
+        """The open workflow as the page would save it."""
+        return self.page.evaluate("() => window.app.graph.serialize()")
+
+    def set_widget(self, node_type: str, name: str, value: object) -> None:
+        """Change a value on every node of a type. Raises playwright's Error if there is none."""
+        self.page.evaluate(
+            """([type, name, value]) => {
+                const nodes = window.app.graph._nodes.filter(node => node.type === type);
+                const widgets = nodes.flatMap(node => (node.widgets ?? []).filter(one => one.name === name));
+                if (!widgets.length) throw new Error(`no widget ${type}.${name} in this workflow`);
+                for (const widget of widgets) widget.value = value;
+            }""",
+            [node_type, name, value],
+        )
+
+    def queue(self) -> None:
+        """Press Run. What it returns says nothing; ask the server's /history."""
+        self.page.evaluate("async () => { await window.app.queuePrompt(0, 1) }")
+
+    def screenshot(self, path: Path) -> None:
+        """A PNG of the window with the whole graph in view."""
+        self.page.evaluate(_SHOW_ALL)
+        self.page.wait_for_timeout(500)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=str(path))
