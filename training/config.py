@@ -176,7 +176,7 @@ class ObjectiveConfig:
     prediction: Literal["auto", "eps", "v"] = "auto"
     """What the UNet predicts. auto: what ComfyUI says of the checkpoint."""
     beta_schedule: Literal["auto", "sqrt_linear", "linear"] = "auto"
-    """ComfyUI's names. auto: the motion module's (sqrt_linear for v1, v2, v3); the same in all three stages."""
+    """ComfyUI's names. auto: the motion module's (sqrt_linear for v1, v2, v3); in stage 1 the image model's own."""
     beta_start: float = 0.00085
     """First beta of a named schedule."""
     beta_end: float = 0.012

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -56,7 +57,7 @@ def metadata(config: RunConfig, denoiser: Denoiser, facts: dict[str, str]) -> di
         "trainer_version": VERSION,
         "modelspec.title": config.name,
         "modelspec.architecture": f"{layout['base']}/{config.stage}",
-        "config": json.dumps(to_dict(config)),
+        "config": json.dumps(_without_folders(to_dict(config))),
     }
 
 
@@ -70,3 +71,21 @@ def write(path: Path, config: RunConfig, denoiser: Denoiser, facts: dict[str, st
     layers = {name: (down.to(dtype), up.to(dtype)) for name, (down, up) in denoiser.trained.layers().items()}
     save = save_domain_adapter if config.stage == "domain_adapter" else save_motion_lora
     save(path, layers, info)
+
+
+PATHS = {"output", "checkpoint", "comfyui", "custom_nodes", "domain_adapter", "file", "path", "media_root", "folder"}
+"""Settings that are paths: files travel, and the folders of the machine that made them are nobody's business."""
+
+
+def _without_folders(settings: Any) -> Any:
+    """The same settings with the last part of every path only."""
+    if isinstance(settings, list):
+        return [_without_folders(item) for item in settings]
+    if not isinstance(settings, dict):
+        return settings
+    result = {}
+    for key, value in settings.items():
+        if key in PATHS and isinstance(value, str | list):
+            value = Path(value).name if isinstance(value, str) else [Path(item).name for item in value]
+        result[key] = _without_folders(value)
+    return result

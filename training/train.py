@@ -26,7 +26,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import GradientAccumulationPlugin
 
-from ..motion_core.schedules import SQRT_LINEAR, BetaSchedule
+from ..motion_core.schedules import BetaSchedule
 from .base_model import BaseModel, file_hash, pick_device
 from .cache import digest
 from .config import RunConfig, to_dict
@@ -145,23 +145,23 @@ def split_files(config: RunConfig) -> tuple[list[MediaFile], list[MediaFile]]:
 
 
 def schedule_of(config: RunConfig, denoiser: Denoiser) -> BetaSchedule:
-    """The one noise schedule of the family, in every stage."""
-    if config.objective.beta_schedule != "auto":
-        chosen = named_schedule(config)
-        if denoiser.motion is not None and denoiser.motion.config.beta_schedule != chosen:
-            raise ValueError(
-                f"objective.beta_schedule is {chosen}, but the motion module was made for "
-                f"{denoiser.motion.config.beta_schedule}. Leave it on 'auto'."
-            )
+    """The noise schedule: the motion module's, or, where there is none (stage 1), the image model's own.
+
+    A domain adapter changes the image model alone. Trained under another schedule it would learn to make up for that
+    too, and what it made up for would be gone when a user turns it down.
+    """
+    own = BetaSchedule(*denoiser.base.beta_schedule)
+    natural = own if denoiser.motion is None else denoiser.motion.config.beta_schedule
+    if config.objective.beta_schedule == "auto":
+        chosen = natural
     else:
-        chosen = SQRT_LINEAR if denoiser.motion is None else denoiser.motion.config.beta_schedule
-    own = (
-        BetaSchedule(*denoiser.base.beta_schedule)
-        if denoiser.base.beta_schedule[0] != chosen.name
-        else chosen
-    )
-    if own != chosen:
-        log.info("Noise schedule %s; the base model alone uses %s", chosen, own)
+        chosen = named_schedule(config)
+        if denoiser.motion is not None and natural != chosen:
+            raise ValueError(
+                f"objective.beta_schedule is {chosen}, but the motion module was made for {natural}. "
+                "Leave it on 'auto'."
+            )
+    log.info("Noise schedule %s; the image model's own is %s", chosen, own)
     return chosen
 
 
