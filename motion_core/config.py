@@ -89,6 +89,9 @@ class MotionModuleConfig:
         for switch in ("unet_groupnorm", "module_groupnorm"):
             if getattr(self, switch) not in GROUPNORM_MODES:
                 raise ValueError(f"{switch} must be one of {GROUPNORM_MODES}, got {getattr(self, switch)!r}.")
+        for count, what in ((self.num_heads, "attention heads"), (self.norm_groups, "norm groups")):
+            if count < 1:
+                raise ValueError(f"A motion model needs at least 1 of {what}, got {count}.")
         for name, shape in self.modules:
             if shape.inner % self.num_heads:
                 raise ValueError(

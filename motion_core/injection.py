@@ -36,7 +36,10 @@ class JointGroupNorm(nn.Module):
 
     def __init__(self, norm: nn.GroupNorm, frames: int) -> None:
         super().__init__()
-        self.norm = norm
+        # The norm's weights keep their names: they are shown as this layer's own, the norm is no child.
+        for name, parameter in norm.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        object.__setattr__(self, "norm", norm)
         self.frames = frames
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
