@@ -53,3 +53,32 @@ _load_pack()
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+class ModelFolders:
+    """ComfyUI's model folders, for one test, in a place of their own."""
+
+    def __init__(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        import folder_paths
+        from animatediff_flipbook.nodes.paths import EXTENSIONS
+
+        self.base = base
+        for name in ("animatediff_models", "animatediff_motion_lora", "loras"):
+            (base / name).mkdir(parents=True)
+            places = ([str(base / name)], set(EXTENSIONS))
+            monkeypatch.setitem(folder_paths.folder_names_and_paths, name, places)
+
+    def __getitem__(self, folder: str) -> Path:
+        return self.base / folder
+
+    def add(self, folder: str, file: Path, name: str | None = None) -> str:
+        """Show a file in a folder; returns the name that a node's list has for it."""
+        place = self.base / folder / (name or file.name)
+        place.symlink_to(file)
+        return place.name
+
+
+@pytest.fixture
+def model_folders(tmp_path, monkeypatch) -> ModelFolders:
+    """Empty model folders."""
+    return ModelFolders(tmp_path / "models", monkeypatch)
