@@ -1,0 +1,213 @@
+"""Everything that belongs to single frames, cut to a context window: conds, masks, ControlNet hints.
+
+ComfyUI's own windows leave the frame axis of conds and hints alone when frames lie in the batch, so each
+window would be given the first frames' prompts and poses. Here a window gets its own. Where a tensor holds
+fewer or more entries than the clip has frames, it is read as ComfyUI reads it without windows: from the
+start again when it ends, and no further than the clip.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import comfy.conds
+import torch
+from comfy.context_windows import IndexListContextWindow
+
+
+class FrameWindow(IndexListContextWindow):
+    """One or several context windows of equal length, evaluated in one model call as so many videos."""
+
+    def __init__(self, windows: list[tuple[int, ...]], num_frames: int) -> None:
+        super().__init__([index for window in windows for index in window], dim=0)
+        self._windows = windows
+        self.num_windows = len(windows)
+        """Videos in this call, per cond."""
+        self.frames = len(windows[0])
+        """Frames of each video."""
+        self.context_length = self.frames
+        self.num_frames = num_frames
+        """Frames of the whole clip."""
+        first = self.index_list[0]
+        run = self.index_list == list(range(first, first + len(self.index_list)))
+        # A slice is a view; a list of indices costs a copy.
+        self._place: slice | None = slice(first, first + len(self.index_list)) if run else None
+        self._indices: dict[tuple[torch.device, int], torch.Tensor] = {}
+
+    def get_tensor(
+        self, full: torch.Tensor, device: torch.device | None = None, dim: int | None = None, **_: Any
+    ) -> torch.Tensor:
+        """The window's part of a per-frame tensor; a single entry is everybody's."""
+        dim = self.dim if dim is None else dim
+        length = full.shape[dim]
+        if length == 1:
+            return full.to(device)
+        if self._place is not None and self._place.stop <= length:
+            return full[(slice(None),) * dim + (self._place,)].to(device)
+        return full.index_select(dim, self._index(full.device, length)).to(device)
+
+    def add_window(self, full: torch.Tensor, to_add: torch.Tensor, dim: int | None = None) -> torch.Tensor:
+        """Add to the window's frames, in place."""
+        dim = self.dim if dim is None else dim
+        return full.index_add_(dim, self._index(full.device, full.shape[dim]), to_add.to(full))
+
+    def add_weighted(self, full: torch.Tensor, output: torch.Tensor, weights: torch.Tensor) -> None:
+        """Add a call's prediction, times the weights of its frames, to those frames of the clip, in place.
+
+        Window by window: frames that two windows share would otherwise be added up in any order on a GPU.
+        """
+        places = self._index(full.device, full.shape[0])
+        for number, indices in enumerate(self._windows):
+            part = slice(number * self.frames, (number + 1) * self.frames)
+            if indices[-1] - indices[0] == self.frames - 1:
+                full[indices[0] : indices[-1] + 1].addcmul_(output[part].to(full), weights[part])
+            else:
+                full.index_add_(0, places[part], output[part].to(full) * weights[part])
+
+    def _index(self, device: torch.device, length: int) -> torch.Tensor:
+        if (device, length) not in self._indices:
+            wrapped = [index % length for index in self.index_list]
+            self._indices[device, length] = torch.tensor(wrapped, device=device)
+        return self._indices[device, length]
+
+
+class HintStore:
+    """Prepared hints of one run: resized, preprocessed and, for some ControlNets, encoded by a VAE.
+
+    ComfyUI prepares a hint when a ControlNet first runs. Each window runs on a copy of the ControlNet; what a
+    copy prepared is taken from it here, frame by frame, and given to later windows. It is kept where the
+    original hints lie (as a rule in RAM), so that the GPU holds one window's hints however long the clip is.
+    """
+
+    def __init__(self) -> None:
+        self._stores: dict[int, _PreparedHint] = {}
+
+    def fetch(self, control: Any, window: FrameWindow, device: torch.device) -> torch.Tensor | None:
+        """The window's prepared hint, if all its frames are known."""
+        store = self._stores.get(id(control))
+        if store is None or not store.known[window.index_list].all():
+            return None
+        return store.frames[window.index_list if store.per_frame else slice(None)].to(
+            device, non_blocking=True
+        )
+
+    def collect(self, control: Any, used: Any, window: FrameWindow) -> None:
+        """Keep what the copy ``used`` of ``control`` prepared for the window, if it prepared anything."""
+        hint = getattr(used, "cond_hint", None)
+        original = getattr(control, "cond_hint_original", None)
+        if not isinstance(hint, torch.Tensor) or not isinstance(original, torch.Tensor):
+            return
+        per_frame = original.shape[0] > 1
+        store = self._stores.get(id(control))
+        if store is None or store.frames.shape[1:] != hint.shape[1:]:
+            entries = window.num_frames if per_frame else 1
+            frames = torch.empty((entries, *hint.shape[1:]), dtype=hint.dtype, device=original.device)
+            # The control is kept alive: its id is the key.
+            store = _PreparedHint(
+                control, frames, torch.zeros(window.num_frames, dtype=torch.bool), per_frame
+            )
+            self._stores[id(control)] = store
+        if store.known[window.index_list].all():
+            return
+        if per_frame:
+            # A call with several conds repeats the frames; the first ones are the window's.
+            store.frames[window.index_list] = hint[: len(window.index_list)].to(store.frames.device)
+            store.known[window.index_list] = True
+        else:
+            store.frames.copy_(hint[:1])
+            store.known[:] = True
+
+
+class _PreparedHint:
+    def __init__(self, control: Any, frames: torch.Tensor, known: torch.Tensor, per_frame: bool) -> None:
+        self.control = control
+        self.frames = frames
+        self.known = known
+        self.per_frame = per_frame
+
+
+class WindowControls:
+    """The ControlNets of one window: one copy each, shared by all conds that use it.
+
+    ComfyUI runs conds together only if they hold the same ControlNet object, so two copies would double the
+    model calls.
+    """
+
+    def __init__(self, window: FrameWindow, hints: HintStore, device: torch.device) -> None:
+        self._window = window
+        self._hints = hints
+        self._device = device
+        self._copies: dict[int, tuple[Any, Any]] = {}
+
+    def copy_of(self, control: Any) -> Any:
+        """The copy of a ControlNet, and of those chained before it, that sees this window's frames only."""
+        if control is None:
+            return None
+        if id(control) in self._copies:
+            return self._copies[id(control)][1]
+        window = self._window
+        # copy.copy and not control.copy(): the latter drops what the start of the run has set.
+        used = copy.copy(control)
+        used.previous_controlnet = self.copy_of(getattr(control, "previous_controlnet", None))
+        if hasattr(control, "sub_idxs"):
+            # Advanced-ControlNet cuts by itself (hints, masks, strengths) once it is told the indices.
+            used.sub_idxs = list(window.index_list)
+            used.full_latent_length = window.num_frames
+            used.context_length = window.context_length
+        else:
+            used.cond_hint = self._hints.fetch(control, window, self._device)
+            original = getattr(control, "cond_hint_original", None)
+            if isinstance(original, torch.Tensor):
+                used.cond_hint_original = window.get_tensor(original)
+            extra = getattr(control, "extra_concat_orig", None)
+            if extra:
+                used.extra_concat_orig = [window.get_tensor(tensor) for tensor in extra]
+            if hasattr(control, "control_input"):
+                used.control_input = None  # T2I-Adapter: its features of the last window
+        self._copies[id(control)] = (control, used)
+        return used
+
+    def collect_hints(self) -> None:
+        """After the model call: keep the hints that the copies have prepared."""
+        for control, used in self._copies.values():
+            if not hasattr(control, "sub_idxs"):
+                self._hints.collect(control, used, self._window)
+
+
+def cut_conds(entries: list[dict] | None, window: FrameWindow, controls: WindowControls) -> list[dict] | None:
+    """The conds of one window.
+
+    Args:
+        entries: what ComfyUI's samplers hold per prompt: dictionaries with tensors, ``model_conds`` and a
+            ``control``; None where a prompt is left out (CFG 1).
+    """
+    if entries is None:
+        return None
+    return [
+        {key: _cut_entry(key, value, window, controls) for key, value in entry.items()} for entry in entries
+    ]
+
+
+def _cut_entry(key: str, value: Any, window: FrameWindow, controls: WindowControls) -> Any:
+    if key == "control":
+        return controls.copy_of(value)
+    if isinstance(value, torch.Tensor):
+        # Besides masks, a first axis that is not the clip's may mean anything: such a tensor stays whole.
+        per_frame = value.ndim > 0 and (key == "mask" or value.shape[0] == window.num_frames)
+        return window.get_tensor(value) if per_frame else value
+    if isinstance(value, dict):
+        return {name: _cut_cond(name, cond, window) for name, cond in value.items()}
+    return value
+
+
+def _cut_cond(name: str, cond: Any, window: FrameWindow) -> Any:
+    if name == "num_video_frames" and isinstance(cond, comfy.conds.CONDConstant):
+        return cond._copy_with(window.context_length)
+    if isinstance(cond, comfy.conds.CONDRegular):
+        return cond._copy_with(window.get_tensor(cond.cond))
+    if isinstance(cond, comfy.conds.CONDList):
+        return cond._copy_with([window.get_tensor(tensor) for tensor in cond.cond])
+    if isinstance(cond, torch.Tensor) and cond.ndim > 0 and cond.shape[0] == window.num_frames:
+        return window.get_tensor(cond)
+    return cond

@@ -1,0 +1,435 @@
+"""Context windows on a real, small ComfyUI model: every sampler, every per-frame input, one result."""
+
+import comfy.context_windows
+import comfy.controlnet
+import comfy.model_management
+import comfy.ops
+import comfy.sample
+import comfy.samplers
+import comfy.sd
+import comfy.utils
+import pytest
+import torch
+from animatediff_flipbook.demo.tiny_family import build, register
+from animatediff_flipbook.motion_core.config import MotionModuleConfig
+from animatediff_flipbook.motion_core.context import ContextOptions, context_windows
+from animatediff_flipbook.motion_core.model import MotionModel
+from animatediff_flipbook.motion_core.unet import unet_slots
+from animatediff_flipbook.nodes.apply import ApplyMotionModule
+from animatediff_flipbook.nodes.compat import new_patcher
+from animatediff_flipbook.nodes.context import ContextSampler, ContextWindows
+from animatediff_flipbook.nodes.context_handler import WindowHandler, first_step
+from animatediff_flipbook.nodes.types import LoadedMotionModule
+from comfy.patcher_extension import WrappersMP
+
+FRAMES = 24
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """``(model, clip)`` of the tiny family with random weights."""
+    register()
+    path = tmp_path_factory.mktemp("tiny") / "random.safetensors"
+    build.write_random_checkpoint(path, seed=3)
+    model, clip, _, _ = comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False)
+    return model, clip
+
+
+@pytest.fixture(scope="module")
+def animated(base):
+    """The model with a motion module whose weights are random, so that windows matter."""
+    model, _ = base
+    slots = [(slot.name, slot.channels) for slot in unet_slots(model.model.diffusion_model)]
+    config = MotionModuleConfig.for_slots(slots, "v3")
+    torch.manual_seed(8)
+    motion = MotionModel(config)
+    for name, weight in motion.named_parameters():
+        if "proj_out" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    loaded = LoadedMotionModule("random", config, new_patcher(motion.requires_grad_(False)), lambda: None)
+    return ApplyMotionModule.execute(model, loaded).args[0], loaded
+
+
+@pytest.fixture(scope="module")
+def prompts(base):
+    """``(positive, negative)``."""
+    _, clip = base
+    return tuple(
+        clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a red circle moving left", "")
+    )
+
+
+def windowed(model, **options):
+    return ContextWindows.execute(model, **options).args[0]
+
+
+def sample(model, prompts, *, frames=FRAMES, steps=3, cfg=3.0, sampler="euler", size=4, seed=5, **more):
+    latent = torch.zeros(frames, 4, size, size)
+    noise = comfy.sample.prepare_noise(latent, seed)
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            *(model, noise, steps, cfg, sampler, "normal", *prompts, more.pop("latent", latent)),
+            seed=seed,
+            **more,
+        )
+
+
+def per_frame(shape, frames=FRAMES):
+    """Entry ``i`` is full of the number ``i``."""
+    return torch.arange(frames, dtype=torch.float32).view(-1, *(1,) * (len(shape) - 1)).expand(shape).clone()
+
+
+class Recorder:
+    """Stands around the model call and writes down which frames it was given."""
+
+    def __init__(self, model):
+        self.calls = []
+        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "recorder", self)
+
+    def __call__(self, executor, x, t, c_concat=None, c_crossattn=None, control=None, options=None, **kwargs):
+        self.calls.append((t, c_crossattn.clone(), options))
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+
+def test_one_window_over_the_whole_clip_changes_nothing(animated, prompts):
+    model, _ = animated
+    plain = sample(model, prompts, frames=16)
+    assert torch.equal(sample(windowed(model, length=16), prompts, frames=16), plain)
+    # The handler itself, made to run although one window holds the clip.
+    eager = windowed(model, length=16)
+    eager.model_options["context_handler"] = AlwaysWindows(eager.model_options["context_handler"].settings)
+    assert torch.equal(sample(eager, prompts, frames=16), plain)
+
+
+class AlwaysWindows(WindowHandler):
+    def for_run(self, *args):
+        handler = AlwaysWindows(self.settings, super().for_run(*args).run)
+        handler.callbacks = self.callbacks
+        return handler
+
+    def should_use_context(self, *args):
+        return True
+
+
+def test_without_motion_flat_windows_change_nothing(base, animated, prompts):
+    model, _ = base
+    _, motion = animated
+    still = ApplyMotionModule.execute(model, motion, effect=0.0).args[0]
+    plain = sample(still, prompts)
+    fused = sample(windowed(still, length=16, fuse="flat"), prompts)
+    assert (fused - plain).abs().max() <= 1e-6 * plain.abs().max()
+
+
+def test_windows_matter_when_there_is_motion(animated, prompts):
+    """Guards the tests above: with a module that does something, windows are not the whole clip."""
+    model, _ = animated
+    assert (sample(windowed(model, length=16), prompts) - sample(model, prompts)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("schedule", ["standard_static", "looped_uniform"])
+@pytest.mark.parametrize("together", [2, 4])
+def test_windows_together_in_one_call_give_the_same(animated, prompts, schedule, together):
+    model, _ = animated
+    options = {"length": 8, "overlap": 3, "schedule": schedule, "closed_loop": schedule == "looped_uniform"}
+    single, several = (windowed(model, **options, windows_per_batch=number) for number in (1, together))
+    recorded_single, recorded_several = Recorder(single), Recorder(several)
+    expected = sample(single, prompts)
+    got = sample(several, prompts)
+    assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert len(recorded_several.calls) <= len(recorded_single.calls) / together + 3
+
+
+def base_weights(model):
+    return {key: value.clone() for key, value in model.model.diffusion_model.state_dict().items()}
+
+
+@pytest.mark.parametrize("sampler", comfy.samplers.SAMPLER_NAMES)
+def test_every_sampler_runs_and_repeats(animated, prompts, sampler):
+    if sampler == "dpm_adaptive":
+        pytest.skip("does not converge on random weights, with or without windows")
+    model, _ = animated
+    model = windowed(model, length=16)
+    before = base_weights(model)
+    first = sample(model, prompts, steps=2, cfg=1.0, sampler=sampler)
+    assert torch.isfinite(first).all()
+    assert torch.equal(sample(model, prompts, steps=2, cfg=1.0, sampler=sampler), first)
+    after = model.model.diffusion_model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+class RecordingNet(torch.nn.Module):
+    """A ControlNet's network: writes down the hints and prompts it is given, adds nothing."""
+
+    dtype = torch.float32
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x, hint, timesteps, context, **_):
+        self.seen.append((hint[:, 0, 0, 0].clone(), context[:, 0, 0].clone()))
+        return {"input": [], "middle": [], "output": []}
+
+
+def recording_control(prepared, hint, previous=None):
+    control = comfy.controlnet.ControlNet(
+        RecordingNet(),
+        load_device=torch.device("cpu"),
+        preprocess_image=lambda image: prepared(image) or image,
+    )
+    control.set_cond_hint(hint, 1.0, (0.0, 1.0))
+    return control.set_previous_controlnet(previous)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"length": 8, "overlap": 2},
+        {"length": 8, "overlap": 2, "schedule": "standard_uniform"},
+        {"length": 8, "overlap": 2, "schedule": "looped_uniform", "closed_loop": True, "stride": 2},
+        {"length": 10, "schedule": "batched"},
+        {"length": 8, "overlap": 2, "windows_per_batch": 3},
+    ],
+)
+def test_prompts_and_hints_reach_their_frames(animated, prompts, options):
+    """Chained stock ControlNets and a prompt per frame, in every window of every step."""
+    model, _ = animated
+    model = windowed(model, **options)
+    images = []
+    hints = per_frame((FRAMES, 3, 32, 32))
+    first = recording_control(lambda image: images.append(image.shape[0]), hints)
+    second = recording_control(lambda image: None, hints + 100.0, previous=first)
+    positive = [[per_frame((FRAMES, 32, 64)), {"control": second, "control_apply_to_uncond": True}]]
+    negative = [[-per_frame((FRAMES, 32, 64)), {}]]
+    steps = 3
+    sample(model, (positive, negative), steps=steps)
+
+    chosen = ContextOptions(**{key: value for key, value in options.items() if key != "windows_per_batch"})
+    expected = []
+    for step in range(steps):
+        indices = [list(window.indices) for window in context_windows(chosen, FRAMES, step)]
+        together = options.get("windows_per_batch", 1)
+        while indices:
+            expected.append(sum(indices[:together], []))
+            indices = indices[together:]
+    for net, offset in ((first, 0.0), (second, 100.0)):
+        seen = net.control_model.seen
+        assert len(seen) == len(expected)
+        for (hint, context), frames in zip(seen, expected, strict=True):
+            assert hint.tolist() == [frame + offset for frame in frames] * 2
+            # Both prompts ran in one call: the copies of the ControlNet were shared.
+            assert sorted(context.tolist()) == sorted([*frames, *(-frame for frame in frames)])
+    # Hints are prepared when first needed and then kept: for static windows once per window.
+    most = (
+        sum(map(len, expected)) / steps if chosen.schedule in ("standard_static", "batched") else 3 * FRAMES
+    )
+    assert sum(images) <= most
+    assert second.cond_hint is None  # the user's objects are as they were
+    assert torch.equal(second.cond_hint_original, hints + 100.0)
+
+
+def test_a_single_hint_serves_every_window(animated, prompts):
+    model, _ = animated
+    model = windowed(model, length=8, overlap=2)
+    images = []
+    control = recording_control(lambda image: images.append(image.shape[0]), torch.full((1, 3, 32, 32), 7.0))
+    positive = [[prompts[0][0][0], {**prompts[0][0][1], "control": control, "control_apply_to_uncond": True}]]
+    sample(model, (positive, prompts[1]))
+    assert images == [1]
+    assert all(hint.eq(7.0).all() for hint, _ in control.control_model.seen)
+
+
+def test_controls_that_cut_by_themselves_are_told_the_frames(animated, prompts):
+    """Advanced-ControlNet's interface: indices, clip length and window length; the hint stays whole."""
+    model, _ = animated
+    model = windowed(model, length=8, overlap=2)
+    seen = []
+
+    class Own(comfy.controlnet.ControlBase):
+        sub_idxs = None
+
+        def get_control(self, x_noisy, *_):
+            seen.append(
+                (self.sub_idxs, self.full_latent_length, self.context_length, len(self.cond_hint_original))
+            )
+
+    control = Own().set_cond_hint(per_frame((FRAMES, 3, 8, 8)))
+    positive = [[prompts[0][0][0], {**prompts[0][0][1], "control": control, "control_apply_to_uncond": True}]]
+    sample(model, (positive, prompts[1]), steps=1)
+    windows = context_windows(ContextOptions(8, 2), FRAMES)
+    assert seen == [(list(window.indices), FRAMES, 8, FRAMES) for window in windows]
+    assert control.sub_idxs is None
+
+
+def test_fewer_prompts_than_frames_repeat_as_without_windows(base, prompts):
+    model, _ = base
+    positive = [[torch.cat([prompts[0][0][0], prompts[1][0][0], prompts[0][0][0]]), {}]]
+    plain = sample(model, (positive, prompts[1]))
+    fused = sample(windowed(model, length=16, fuse="flat"), (positive, prompts[1]))
+    assert (fused - plain).abs().max() <= 1e-6 * plain.abs().max()
+
+
+@pytest.mark.parametrize("case", ["masks", "area", "noise mask", "denoise", "both conds"])
+def test_per_frame_conditioning_without_motion_equals_the_whole_clip(base, prompts, case):
+    """Whatever belongs to a frame: with flat windows and no motion, cutting it must not change its frame."""
+    model, _ = base
+    (positive, extra), negative = prompts[0][0], prompts[1]
+    other = negative[0][0]
+    generator = torch.Generator().manual_seed(4)
+    masks = torch.rand(FRAMES, 4, 4, generator=generator)
+    more, conds = {}, [[positive, extra]]
+    if case == "masks":
+        conds = [[positive, {**extra, "mask": masks}], [other, {**extra, "mask": 1.1 - masks}]]
+    if case == "area":
+        conds.append([other, {**extra, "area": (2, 2, 1, 1), "strength": 2.0}])
+    if case == "noise mask":
+        more = {
+            "noise_mask": (masks > 0.5).float(),
+            "latent": torch.randn(FRAMES, 4, 4, 4, generator=generator),
+        }
+    if case == "denoise":
+        more = {"denoise": 0.5, "latent": torch.randn(FRAMES, 4, 4, 4, generator=generator)}
+    if case == "both conds":
+        travel = torch.cat([torch.lerp(positive, other, i / FRAMES) for i in range(FRAMES)])
+        conds, negative = [[travel, extra]], [[travel.flip(0), {}]]
+    plain = sample(model, (conds, negative), **more)
+    fused = sample(windowed(model, length=10, overlap=3, fuse="flat"), (conds, negative), **more)
+    assert (fused - plain).abs().max() <= 2e-6 * plain.abs().max()
+
+
+def test_others_find_the_frames_in_the_options(animated, prompts):
+    model, _ = animated
+    model = windowed(model, length=8, overlap=2)
+    recorder = Recorder(model)
+    sample(model, prompts, steps=1)
+    for (_, _, options), window in zip(
+        recorder.calls, context_windows(ContextOptions(8, 2), FRAMES), strict=True
+    ):
+        assert options["ad_params"] == {"sub_idxs": list(window.indices), "full_length": FRAMES}
+        assert isinstance(options["context_window"], comfy.context_windows.IndexListContextWindow)
+        assert options["context_window"].index_list == list(window.indices)
+    assert "ad_params" not in model.model_options["transformer_options"]
+
+
+def test_a_split_run_continues_the_windows(animated, prompts):
+    """KSamplerAdvanced: two halves of a schedule move their windows as one uninterrupted run does."""
+    model, _ = animated
+    model = windowed(model, length=8, overlap=2, schedule="looped_uniform")
+    whole = sample(model, prompts, steps=6)
+    half = sample(model, prompts, steps=6, last_step=3)
+    latent = torch.zeros_like(half)
+    with torch.inference_mode():
+        rest = comfy.sample.sample(
+            *(model, latent, 6, 3.0, "euler", "normal", *prompts, half),
+            start_step=3,
+            seed=5,
+            disable_noise=True,
+        )
+    assert (rest - whole).abs().max() <= 1e-4 * whole.abs().max()
+
+
+@pytest.mark.parametrize("scheduler", comfy.samplers.SCHEDULER_NAMES)
+def test_first_step_of_partial_runs(base, scheduler):
+    sampling = base[0].get_model_object("model_sampling")
+    whole = comfy.samplers.calculate_sigmas(sampling, scheduler, 20).tolist()
+    assert first_step(sampling, whole) == 0
+    assert first_step(sampling, whole[8:]) == 8
+    assert first_step(sampling, whole[5:12]) == 5
+    assert first_step(sampling, [*whole[5:12], 0.0]) == 5
+
+
+def test_first_step_of_a_foreign_schedule_is_0(base):
+    sampling = base[0].get_model_object("model_sampling")
+    assert first_step(sampling, [9.0, 8.5, 3.3, 3.2, 0.7, 0.0]) == 0
+    assert first_step(sampling, [0.0]) == 0
+
+
+def test_settings_change_over_the_steps(animated, prompts):
+    model, _ = animated
+    model = windowed(windowed(model, length=8, overlap=2), length=12, overlap=4, start_percent=0.5)
+    recorder = Recorder(model)
+    sample(model, prompts, steps=4, cfg=1.0)
+    sizes = [len(options["context_window"].index_list) for _, _, options in recorder.calls]
+    assert sizes == [8] * 8 + [12] * 6 or sizes == [8] * 4 + [12] * 9 or set(sizes) == {8, 12}
+    assert sizes == sorted(sizes)
+
+
+def test_before_the_first_stage_the_clip_runs_whole(animated, prompts):
+    model, _ = animated
+    model = windowed(model, length=8, start_percent=0.6)
+    recorder = Recorder(model)
+    sample(model, prompts, steps=4, cfg=1.0)
+    assert "context_window" not in recorder.calls[0][2]
+    assert "context_window" in recorder.calls[-1][2]
+
+
+def test_the_users_model_and_clones_stay_apart(animated, prompts):
+    model, _ = animated
+    assert "context_handler" not in model.model_options
+    one = windowed(model, length=8)
+    two = windowed(one, length=12)
+    assert one.model_options["context_handler"].settings.stages[0].options.length == 8
+    assert two.model_options["context_handler"].settings.stages[0].options.length == 12
+    assert len(two.wrappers[WrappersMP.OUTER_SAMPLE]["animatediff_flipbook_context"]) == 1
+    sample(two, prompts, steps=1)
+    assert two.model_options["context_handler"].run is None  # nothing of a run stays behind
+    assert (
+        two.clone().model_options["context_handler"].settings == two.model_options["context_handler"].settings
+    )
+
+
+def test_cancel_takes_effect_between_windows(animated, prompts):
+    model, _ = animated
+    model = windowed(model, length=8, overlap=2)
+    calls = []
+
+    def cancel(executor, *args, **kwargs):
+        calls.append(1)
+        out = executor(*args, **kwargs)
+        comfy.model_management.interrupt_current_processing()
+        return out
+
+    cancelled = model.clone()
+    cancelled.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "cancel", cancel)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        sample(cancelled, prompts)
+    assert len(calls) == 1
+    assert torch.isfinite(sample(model, prompts, steps=1)).all()  # and the next run is clean
+
+
+def test_progress_counts_windows(animated, prompts, monkeypatch):
+    model, _ = animated
+    shown = []
+    monkeypatch.setattr(
+        comfy.utils,
+        "PROGRESS_BAR_HOOK",
+        lambda value, total, preview, node_id=None: shown.append(value / total),
+    )
+    sample(windowed(model, length=8, overlap=2), prompts, steps=2)
+    assert shown == [pytest.approx(i / 8) for i in range(1, 9)]  # 4 windows x 2 steps
+
+
+def test_sampler_node_is_ksampler_with_windows(animated, prompts):
+    model, _ = animated
+    latent = {"samples": torch.zeros(FRAMES, 4, 4, 4)}
+    with torch.inference_mode():
+        got = ContextSampler.execute(
+            model, 5, 3, 3.0, "euler", "normal", *prompts, latent, length=8, overlap=2, fuse="flat"
+        ).args[0]
+    assert torch.equal(got["samples"], sample(windowed(model, length=8, overlap=2, fuse="flat"), prompts))
+    assert got["samples"].shape == latent["samples"].shape
+
+
+def test_overlap_as_long_as_the_window_is_refused(animated):
+    with pytest.raises(ValueError, match="smaller than the context length"):
+        windowed(animated[0], length=8, overlap=8)
+
+
+def test_settings_without_effect_are_said(animated, caplog):
+    windowed(animated[0], closed_loop=True)
+    windowed(animated[0], stride=2)
+    assert [record.getMessage().split(" has no effect")[0] for record in caplog.records] == [
+        "closed_loop",
+        "stride 2",
+    ]
