@@ -66,7 +66,9 @@ def build_networks(seed: int = 0) -> TinyNetworks:
     generator = torch.Generator().manual_seed(seed)
     networks = TinyNetworks(
         unet=UNetModel(**UNET_SHAPE, operations=comfy.ops.disable_weight_init),
-        text=TinySDClipModel(dtype=torch.float32),
+        text=TinySDClipModel(
+            dtype=torch.float32, model_options={"custom_operations": comfy.ops.disable_weight_init}
+        ),
         vae=TAESD(latent_channels=4),
     )
     with torch.no_grad():

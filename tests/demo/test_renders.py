@@ -57,7 +57,10 @@ def test_text_is_found_through_other_nodes():
 
 
 def test_files_and_size_fit_the_nodes_that_are_there(tmp_path):
-    models = {"checkpoints": [tmp_path / "tiny_ad.safetensors"], "animatediff_models": [tmp_path / "mm.ckpt"]}
+    models = {
+        "checkpoints": [tmp_path / "tiny_ad.safetensors"],
+        "animatediff_models": [tmp_path / "mm.ckpt"],
+    }
     after = renders.fitted(PROMPT, models)
     assert after["1"]["inputs"]["ckpt_name"] == "tiny_ad.safetensors"
     assert after["5"]["inputs"] == {"width": renders.SIZE, "height": renders.SIZE, "batch_size": 16}

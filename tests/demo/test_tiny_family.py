@@ -28,7 +28,9 @@ def test_every_tensor_of_the_file_is_loaded(checkpoint, caplog):
     with caplog.at_level(logging.DEBUG):
         patcher, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(checkpoint))
     words = ("missing", "unexpected", "leftover", "left over keys: dict_keys(['")
-    assert not [r.getMessage() for r in caplog.records if any(w in r.getMessage().lower() for w in words)]
+    assert not [
+        r.getMessage() for r in caplog.records if any(w in r.getMessage().lower() for w in words)
+    ]
     networks = build.build_networks(seed=3)
     for mine, theirs in (
         (networks.unet, patcher.model.diffusion_model),
@@ -45,7 +47,9 @@ def test_file_is_small_and_shaped_like_sd15(checkpoint, loaded):
     assert checkpoint.stat().st_size <= 13_000_000
     with safe_open(checkpoint, "pt") as file:
         values = sum(
-            file.get_slice(k).get_shape() and torch.tensor(file.get_slice(k).get_shape()).prod().item() or 1
+            file.get_slice(k).get_shape()
+            and torch.tensor(file.get_slice(k).get_shape()).prod().item()
+            or 1
             for k in file.keys()  # noqa: SIM118  # a safetensors file is no mapping
             if k.startswith("model.diffusion_model.")
         )
@@ -61,7 +65,12 @@ def test_registering_twice_adds_one_entry():
 
 
 def test_real_sd15_is_still_detected():
-    config = {"context_dim": 768, "model_channels": 320, "use_linear_in_transformer": False, "in_channels": 4}
+    config = {
+        "context_dim": 768,
+        "model_channels": 320,
+        "use_linear_in_transformer": False,
+        "in_channels": 4,
+    }
     config |= {"adm_in_channels": None, "use_temporal_attention": False}
     found = comfy.model_detection.model_config_from_unet_config(config, {})
     assert type(found) is comfy.supported_models.SD15

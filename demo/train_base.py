@@ -1,0 +1,488 @@
+"""Train the base of the tiny family from nothing: autoencoder, then text-to-image UNet and text encoder.
+
+    python demo/train_base.py                 # all stages, about an hour on two CPU cores
+    python demo/train_base.py --stage vae     # one of: vae, latents, unet, export
+
+Every stage keeps its state in `.flipbook/train/`, once a minute, and goes on from there when started again; a
+finished stage is skipped. The last one writes `demo/models/checkpoints/tiny_ad.safetensors` (fp16).
+Data: `world.py`, image domain for the UNet, both domains for the autoencoder (it must show video frames too).
+
+Shapes: B pictures, pictures (B, 3, 128, 128) in 0..1, latents (B, 4, 16, 16), context (B, 32, 64).
+"""
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bootstrap import ROOT, enter
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin lose ten times on a shared machine
+enter()
+
+import comfy.taesd.taesd as taesd  # noqa: E402  # ComfyUI is importable only after enter()
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from animatediff_flipbook.demo import world  # noqa: E402
+from animatediff_flipbook.demo.tiny_family import build, tokenizer  # noqa: E402
+from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention  # noqa: E402
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock  # noqa: E402
+from safetensors import safe_open  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+from torch import nn  # noqa: E402
+
+STATE = ROOT / ".flipbook" / "train"
+CHECKPOINT = ROOT / "demo" / "models" / "checkpoints" / "tiny_ad.safetensors"
+SAVE_EVERY = 60.0  # seconds
+FIRST_LATENT = 10_000  # number of the first scene whose latents are used
+LATENT_SCALE = 0.18215  # ComfyUI multiplies SD1.5 latents by this before the UNet sees them
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the stages do; stored with their states."""
+
+    seed: int = 1
+    """Of the world's training scenes (evaluation uses others) and of all noise."""
+    vae_minutes: float = 11.0
+    """Working time of the autoencoder; its learning rate falls to nothing over this time."""
+    vae_batch: int = 12
+    """Crops of 64x64 pixels a step."""
+    vae_rate: float = 2e-3
+    """Highest learning rate."""
+    vae_widths: tuple[int, ...] = (16, 32, 48, 64)
+    """Channels at 1/1, 1/2, 1/4 and 1/8 of the picture: TAESD's layout has 64 everywhere, which is seven times
+    the work; the narrower network is trained and then set into the wide one, whose other channels stay zero."""
+    num_latents: int = 4000
+    """Pictures whose latents the UNet trains on."""
+    unet_minutes: float = 40.0
+    """Working time of the UNet and text encoder together."""
+    unet_batch: int = 16
+    """Latents a step."""
+    unet_rate: float = 8e-4
+    """Highest learning rate."""
+    ema: float = 0.995
+    """Decay per step of the averaged weights that are written."""
+    empty_captions: float = 0.1
+    """Share of captions left out, for classifier-free guidance."""
+
+
+# --- states -------------------------------------------------------------------------------------------------
+
+
+def write_state(path: Path, tensors: dict[str, torch.Tensor], facts: dict) -> None:
+    """Write tensors and facts (JSON) as one safetensors file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    tensors = {key: value.detach().clone().contiguous() for key, value in tensors.items()}
+    save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
+    os.replace(temporary, path)
+
+
+def read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict] | None:
+    """Tensors and facts of a state, None where there is none yet."""
+    if not path.exists():
+        return None
+    with safe_open(path, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
+        return tensors, json.loads(file.metadata()["facts"])
+
+
+class Run:
+    """The loop that both networks share: AdamW, a rate that follows the clock, averaged weights, states.
+
+    The clock and not a number of steps ends a stage, because the machine's speed is not known beforehand; the
+    time counted is this process's own working time, kept across restarts.
+    """
+
+    def __init__(self, name: str, network: nn.Module, minutes: float, rate: float, ema: float) -> None:
+        self.path = STATE / f"{name}.safetensors"
+        self.name, self.network, self.ema_decay, self.rate = name, network, ema, rate
+        self.seconds_allowed = minutes * 60
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), lr=rate, weight_decay=1e-3, betas=(0.9, 0.99)
+        )
+        self.average = {key: value.detach().clone() for key, value in network.state_dict().items()}
+        self.step, self.seconds = 0, 0.0
+        found = read_state(self.path)
+        if found:
+            self._load(*found)
+
+    def _load(self, tensors: dict[str, torch.Tensor], facts: dict) -> None:
+        part = {
+            kind: {
+                key[len(kind) + 1 :]: value for key, value in tensors.items() if key.startswith(kind + ".")
+            }
+            for kind in ("now", "average", "first", "second")
+        }
+        self.network.load_state_dict(part["now"])
+        self.average = part["average"]
+        self.step, self.seconds = facts["step"], facts["seconds"]
+        for key, parameter in self.network.named_parameters():
+            if key in part["first"]:
+                self.optimizer.state[parameter] = {
+                    "step": torch.tensor(float(self.step)),
+                    "exp_avg": part["first"][key],
+                    "exp_avg_sq": part["second"][key],
+                }
+
+    def save(self, **facts) -> None:
+        """Keep everything that going on needs."""
+        tensors = {f"now.{key}": value for key, value in self.network.state_dict().items()}
+        tensors |= {f"average.{key}": value for key, value in self.average.items()}
+        for key, parameter in self.network.named_parameters():
+            state = self.optimizer.state.get(parameter)
+            if state:
+                tensors |= {f"first.{key}": state["exp_avg"], f"second.{key}": state["exp_avg_sq"]}
+        write_state(self.path, tensors, {"step": self.step, "seconds": self.seconds, **facts})
+
+    @property
+    def progress(self) -> float:
+        """Share of the stage's time that has passed, 0..1."""
+        return min(self.seconds / self.seconds_allowed, 1.0)
+
+    def train(self, loss_of_step: Callable[[int], torch.Tensor]) -> None:
+        """Run to the end of the stage's time. `loss_of_step(step)` is the loss of one fresh batch."""
+        saved, shown, losses = time.monotonic(), 0.0, []
+        while self.progress < 1.0:
+            began = time.monotonic()
+            warm = min(1.0, (self.step + 1) / 50)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.progress)))
+            loss = loss_of_step(self.step)
+            if not torch.isfinite(loss):
+                raise ValueError(
+                    f"{self.name}: the loss is {loss.item()} at step {self.step}. Lower the rate."
+                )
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.step += 1
+            decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
+            with torch.no_grad():
+                for key, value in self.network.state_dict().items():
+                    self.average[key].lerp_(value, 1 - decay)
+            losses.append(loss.item())
+            now = time.monotonic()
+            self.seconds += now - began
+            if now - shown > 15:
+                mean = sum(losses[-50:]) / len(losses[-50:])
+                print(
+                    f"{self.name} step {self.step} loss {mean:.4f} {self.progress:6.1%} "
+                    f"{self.seconds / self.step:.2f} s/step in all",
+                    flush=True,
+                )
+                shown = now
+            if now - saved > SAVE_EVERY:
+                self.save(done=False)
+                saved = now
+        self.save(done=True)
+
+    @property
+    def done(self) -> bool:
+        """Whether the stage has used its time."""
+        return self.progress >= 1.0
+
+
+# --- stage 1: autoencoder -----------------------------------------------------------------------------------
+
+
+class NarrowVae(nn.Module):
+    """TAESD with its own width at each resolution; key names and order of layers are TAESD's."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        a, b, c, d = widths
+        conv, block = taesd.conv, taesd.Block
+
+        def blocks(width: int) -> list[nn.Module]:
+            return [block(width, width) for _ in range(3)]
+
+        def half(wide: int, narrow: int) -> list[nn.Module]:
+            return [conv(wide, narrow, stride=2, bias=False), *blocks(narrow)]
+
+        def double(narrow: int, wide: int) -> list[nn.Module]:
+            return [*blocks(narrow), nn.Upsample(scale_factor=2), conv(narrow, wide, bias=False)]
+
+        self.taesd_encoder = nn.Sequential(
+            conv(3, a), block(a, a), *half(a, b), *half(b, c), *half(c, d), conv(d, 4)
+        )
+        self.taesd_decoder = nn.Sequential(
+            taesd.Clamp(),
+            conv(4, d),
+            nn.ReLU(),
+            *double(d, c),
+            *double(c, b),
+            *double(b, a),
+            block(a, a),
+            conv(a, 3),
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        with torch.no_grad():
+            self._begin_as_pooling()
+
+    def _begin_as_pooling(self) -> None:
+        """Let three channels carry colour through both networks from the start: the encoder pools, the decoder
+        interpolates. Training then only adds detail, which a few minutes suffice for."""
+        binomial = torch.tensor([1.0, 2.0, 1.0])
+        binomial = torch.outer(binomial, binomial) / 16
+        centre = torch.zeros(3, 3)
+        centre[1, 1] = 1.0
+        # luminance and two colour differences, scaled to about unit variance over the world
+        mix = torch.tensor([[1.6, 1.8, 1.4], [5.0, -5.0, 0.0], [2.5, 2.5, -5.0]])
+
+        def carry(layer: nn.Conv2d, kernel: torch.Tensor, matrix: torch.Tensor) -> None:
+            rows, columns = matrix.shape
+            layer.weight[:rows] = 0.0
+            layer.weight[:rows, :columns] = matrix[:, :, None, None] * kernel
+
+        eye = torch.eye(3)
+        encoder = [layer for layer in self.taesd_encoder if isinstance(layer, nn.Conv2d)]
+        decoder = [layer for layer in self.taesd_decoder if isinstance(layer, nn.Conv2d)]
+        carry(encoder[0], centre, eye)
+        for layer in encoder[1:-1]:
+            carry(layer, binomial, eye)
+        encoder[-1].weight[3:] *= 0.5
+        carry(encoder[-1], centre, mix)
+        encoder[-1].bias[:3] = -0.5 * mix.sum(1)
+        carry(decoder[0], centre, torch.linalg.inv(mix))
+        decoder[0].bias[:3] = 0.5
+        for layer in decoder[1:-1]:
+            carry(layer, binomial, eye)
+        decoder[-1].weight *= 0.1
+        carry(decoder[-1], centre, eye)
+        for module in self.modules():
+            if isinstance(module, taesd.Block):  # sixteen residual branches begin small and leave colour alone
+                module.conv[-1].weight *= 0.2
+                module.conv[-1].weight[:3] = 0.0
+
+
+def widen(narrow: dict[str, torch.Tensor], wide: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Set the narrow network's weights into the corner of zeros of the wide one's shapes: the same function."""
+    result = {}
+    for key, value in wide.items():
+        if key not in narrow:
+            result[key] = value.clone()
+            continue
+        result[key] = torch.zeros_like(value)
+        result[key][tuple(slice(size) for size in narrow[key].shape)] = narrow[key]
+    return result
+
+
+def _pool(settings: Settings, first: int, count: int, domain: str) -> torch.Tensor:
+    """Stills of the world, (count, 3, 128, 128) uint8."""
+    frames = [
+        np.round(world.still(settings.seed, first + i, domain)[0] * 255).astype(np.uint8)
+        for i in range(count)
+    ]
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
+
+
+def _slopes(pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return pictures.diff(dim=-1), pictures.diff(dim=-2)
+
+
+def train_vae(settings: Settings) -> None:
+    """Stage 1. Latents are held near zero mean and unit variance, and are blurred with a little noise, so that
+    the UNet's small errors do no harm."""
+    torch.manual_seed(settings.seed)
+    run = Run("vae", NarrowVae(settings.vae_widths), settings.vae_minutes, settings.vae_rate, 0.99)
+    if run.done:
+        return
+    pool = torch.cat([_pool(settings, 0, 1500, "image"), _pool(settings, 1500, 1000, "video")])
+    network = run.network.to(memory_format=torch.channels_last)
+
+    def loss_of_step(step: int) -> torch.Tensor:
+        random = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+        which = torch.randint(len(pool), (settings.vae_batch,), generator=random)
+        places = torch.randint(0, world.SIZE - 64 + 1, (settings.vae_batch, 2), generator=random).tolist()
+        crops = [pool[i, :, y : y + 64, x : x + 64] for i, (y, x) in zip(which.tolist(), places, strict=True)]
+        pictures = torch.stack(crops).float().div(255).contiguous(memory_format=torch.channels_last)
+        latents = network.taesd_encoder(pictures)
+        noisy = latents + 0.05 * torch.randn(latents.shape, generator=random)
+        made = network.taesd_decoder(noisy)
+        flat = latents.transpose(0, 1).flatten(1)  # (4, values of the batch)
+        mean = flat.mean(1, keepdim=True)
+        spread = (flat - mean) @ (flat - mean).T / flat.shape[1]
+        moments = mean.square().mean() + (spread - torch.eye(4)).square().mean()
+        edges = sum((a - b).abs().mean() for a, b in zip(_slopes(made), _slopes(pictures), strict=True))
+        error = made - pictures
+        return error.square().mean() * 10 + error.abs().mean() + edges + 0.05 * moments
+
+    run.train(loss_of_step)
+
+
+def finished_vae(settings: Settings) -> taesd.TAESD:
+    """The trained autoencoder in ComfyUI's form, with the scale and shift that give the UNet unit latents."""
+    found = read_state(STATE / "vae.safetensors")
+    if not found:
+        raise FileNotFoundError(f"{STATE / 'vae.safetensors'} is missing. Run the stage vae first.")
+    average = {key[8:]: value for key, value in found[0].items() if key.startswith("average.")}
+    vae = taesd.TAESD(latent_channels=4)
+    vae.load_state_dict(widen(average, vae.state_dict()))
+    narrow = NarrowVae(settings.vae_widths)
+    narrow.load_state_dict(average)
+    with torch.no_grad():
+        latents = narrow.taesd_encoder(_pool(settings, 0, 200, "image").float() / 255)
+        vae.vae_scale.fill_(LATENT_SCALE * latents.std())
+        vae.vae_shift.copy_(-latents.mean() / vae.vae_scale)
+    return vae.requires_grad_(False)
+
+
+# --- stage 2: latents ---------------------------------------------------------------------------------------
+
+
+def cache_latents(settings: Settings) -> None:
+    """Stage 2. Latents of image-domain stills at the UNet's scale; a picture's number gives its caption."""
+    path = STATE / "latents.safetensors"
+    found = read_state(path)
+    parts = list(found[0]["latents"].split(500)) if found else []
+    narrow, vae = NarrowVae(settings.vae_widths), finished_vae(settings)
+    narrow.load_state_dict(
+        {k[8:]: v for k, v in read_state(STATE / "vae.safetensors")[0].items() if k[:8] == "average."}
+    )
+    narrow = narrow.to(memory_format=torch.channels_last)
+    while len(parts) * 500 < settings.num_latents:
+        pictures = _pool(settings, FIRST_LATENT + len(parts) * 500, 500, "image")
+        with torch.no_grad():
+            made = [narrow.taesd_encoder(batch.float().div(255)) for batch in pictures.split(25)]
+        raw = torch.cat(made)
+        parts.append(((raw / vae.vae_scale + vae.vae_shift) * LATENT_SCALE).contiguous())
+        write_state(path, {"latents": torch.cat(parts)}, {"first": FIRST_LATENT})
+        print(
+            f"latents {len(parts) * 500} of {settings.num_latents}, deviation {parts[-1].std():.3f}",
+            flush=True,
+        )
+
+
+# --- stage 3: text-to-image ---------------------------------------------------------------------------------
+
+
+class TextToImage(nn.Module):
+    """UNet and text model, trained together. ComfyUI's text forward adds in place, which autograd refuses, so
+    its layers are called here one by one; `tests/demo` holds the two equal."""
+
+    def __init__(self, networks: build.TinyNetworks) -> None:
+        super().__init__()
+        self.unet, self.text = networks.unet, networks.text.requires_grad_(True)
+
+    def encode(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Token numbers (B, 32) to context (B, 32, 64)."""
+        model = self.text.transformer.text_model
+        x = model.embeddings(tokens)
+        mask = torch.full((x.shape[1], x.shape[1]), -torch.finfo(x.dtype).max).triu_(1)
+        for layer in model.encoder.layers:
+            x = x + layer.self_attn(layer.layer_norm1(x), mask, optimized_attention)
+            x = x + layer.mlp(layer.layer_norm2(x))
+        return model.final_layer_norm(x)
+
+    def forward(self, latents: torch.Tensor, timesteps: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Predicted noise (B, 4, H, W)."""
+        return self.unet(latents, timesteps, self.encode(tokens))
+
+
+def fresh_text_to_image(seed: int) -> TextToImage:
+    """Untrained networks whose residual branches and output begin at zero, as usual for diffusion UNets."""
+    model = TextToImage(build.build_networks(seed))
+    with torch.no_grad():
+        model.unet.out[-1].weight.zero_()
+        for module in model.unet.modules():
+            if isinstance(module, ResBlock):
+                module.out_layers[-1].weight.zero_()
+            elif isinstance(module, SpatialTransformer):
+                module.proj_out.weight.zero_()
+    return model
+
+
+def caption_for_training(content: world.Scene, rng: np.random.Generator, empty: float) -> str:
+    """The scene's caption, at times empty, partial, or with words in front that the vocabulary lacks."""
+    if rng.random() < empty:
+        return ""
+    words = [content.colour, content.shape, content.motion, f"on a {content.texture} background"]
+    if rng.random() < 0.15:
+        words = [word for word in words if rng.random() < 0.6]
+    caption = " ".join(words if not words or words[0].startswith("on") else ["a", *words])
+    if rng.random() < 0.1:
+        caption = "unknown " * int(rng.integers(1, 4)) + caption
+    return caption
+
+
+def train_unet(settings: Settings) -> None:
+    """Stage 3. Epsilon prediction over SD1.5's schedule; min-SNR weights (arXiv 2303.09556), because a short
+    training should not be spent on noise levels that decide nothing."""
+    torch.manual_seed(settings.seed)
+    run = Run(
+        "unet", fresh_text_to_image(settings.seed), settings.unet_minutes, settings.unet_rate, settings.ema
+    )
+    if run.done:
+        return
+    latents = read_state(STATE / "latents.safetensors")[0]["latents"]
+    scenes = [world.scene(settings.seed, FIRST_LATENT + i) for i in range(len(latents))]
+    words = tokenizer.WordTokenizer(tokenizer.read_vocabulary())
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    kept = torch.cumprod(1 - betas, 0).float()
+    snr = kept / (1 - kept)
+    batch = settings.unet_batch
+
+    def loss_of_step(step: int) -> torch.Tensor:
+        rng = np.random.default_rng([settings.seed, 7, step])
+        random = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+        which = rng.integers(0, len(latents), batch)
+        captions = [caption_for_training(scenes[i], rng, settings.empty_captions) for i in which]
+        tokens = torch.full((batch, tokenizer.CONTEXT_LENGTH), tokenizer.END)
+        for row, caption in enumerate(captions):
+            numbers = words(caption)["input_ids"]
+            tokens[row, : len(numbers)] = torch.tensor(numbers)
+        # one timestep in each of `batch` equal parts of the schedule: less chance in the loss
+        t = ((torch.arange(batch) + torch.rand(batch, generator=random)) * (1000 / batch)).long()
+        clean = latents[torch.from_numpy(which)]
+        noise = torch.randn(clean.shape, generator=random)
+        a = kept[t].view(-1, 1, 1, 1)
+        noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
+        error = (run.network(noisy, t, tokens) - noise).square().mean((1, 2, 3))
+        return (error * snr[t].clamp(max=5.0) / snr[t]).mean()
+
+    run.train(loss_of_step)
+
+
+# --- stage 4: the file --------------------------------------------------------------------------------------
+
+
+def export(settings: Settings) -> None:
+    """Stage 4. Write the averaged weights as one checkpoint; also serves to look at a half-trained base."""
+    found = read_state(STATE / "unet.safetensors")
+    if not found:
+        raise FileNotFoundError(f"{STATE / 'unet.safetensors'} is missing. Run the stage unet first.")
+    model = fresh_text_to_image(settings.seed)
+    model.load_state_dict({key[8:]: value for key, value in found[0].items() if key.startswith("average.")})
+    networks = build.TinyNetworks(unet=model.unet, text=model.text, vae=finished_vae(settings))
+    facts = {"steps": found[1]["step"], "seconds": round(found[1]["seconds"]), "settings": asdict(settings)}
+    build.write_checkpoint(CHECKPOINT, networks, {"family": "tiny_ad", "training": json.dumps(facts)})
+    print(f"{CHECKPOINT}: {CHECKPOINT.stat().st_size / 1e6:.1f} MB, {found[1]['step']} steps", flush=True)
+
+
+def main() -> None:
+    """Run the asked stages in order."""
+    settings = Settings()
+    parser = argparse.ArgumentParser(description="Train the base of the tiny family.")
+    parser.add_argument("--stage", choices=("all", "vae", "latents", "unet", "export"), default="all")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    stages = {"vae": train_vae, "latents": cache_latents, "unet": train_unet, "export": export}
+    for name, stage in stages.items():
+        if chosen.stage in ("all", name):
+            stage(settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""A small captioned world, drawn by formula: one coloured shape that moves over a textured ground.
+
+Why: a model family that trains from nothing in hours on two CPU cores needs data that is free, endless, exactly
+captioned and exactly measurable. Every picture is a pure function of (seed, index), so nothing is stored.
+
+Two domains, as in AnimateDiff's training (arXiv 2307.04725, section 4.1): the *image* domain is crisp and clean,
+the *video* domain shows the same scenes as stock footage would: blurred, flat, compressed, with a watermark.
+
+Shapes: F frames, H = W = 128 pixels, RGB in the last axis, float32 in 0..1. x grows to the right, y downwards.
+"""
+
+import io
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+SIZE = 128
+FRAMES = 16
+FPS = 8
+COLOURS = {
+    "red": (0.90, 0.10, 0.10),
+    "yellow": (0.95, 0.85, 0.10),
+    "green": (0.10, 0.75, 0.15),
+    "cyan": (0.10, 0.80, 0.85),
+    "blue": (0.12, 0.20, 0.92),
+    "magenta": (0.90, 0.15, 0.80),
+}
+SHAPES = ("circle", "square", "triangle", "cross")
+TEXTURES = ("checkered", "striped", "dotted", "cloudy")
+DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
+MOTIONS = (*(f"moving {name}" for name in DIRECTIONS), "growing", "shrinking", "still")
+DOMAINS = ("image", "video")
+
+PERIOD = 32.0  # pixels: the textures repeat after four latent pixels
+BLUR = 2.0  # standard deviation in pixels, video domain
+CONTRAST = 0.8
+JPEG_QUALITY = 30
+WATERMARK_ALPHA = 0.35
+_GLYPHS = {  # three dots wide: strokes of 6 pixels outlive an autoencoder that halves the picture three times
+    "S": ("###", "#..", "###", "..#", "###"),
+    "T": ("###", ".#.", ".#.", ".#.", ".#."),
+    "O": ("###", "#.#", "#.#", "#.#", "###"),
+    "C": ("###", "#..", "#..", "#..", "###"),
+    "K": ("#.#", "#.#", "##.", "#.#", "#.#"),
+}
+_STROKE = 6  # pixels of a glyph's dot
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A camera that moves at a constant rate from the first frame on."""
+
+    zoom: float = 0.0
+    """Growth of the picture per frame: 0.02 is 2 %, positive zooms in."""
+    pan_x: float = 0.0
+    """Movement of the picture's content, pixels per frame; negative when the camera pans right."""
+    pan_y: float = 0.0
+    """The same downwards."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that a clip shows."""
+
+    colour: str
+    shape: str
+    motion: str
+    texture: str
+    centre: tuple[float, float]
+    """Of the shape half-way through the clip, pixels."""
+    radius: float
+    """Of the shape half-way through the clip, pixels."""
+    travel: float
+    """Way of a moving shape over the clip, pixels."""
+    growth: float
+    """Last radius over first radius of a growing shape; its inverse for a shrinking one."""
+    tones: tuple[tuple[float, float, float], tuple[float, float, float]]
+    """The two muted colours of the ground."""
+    waves: tuple[tuple[float, float, float], ...]
+    """Phases of the texture, pixels; for a cloudy ground (x, y, phase) of its waves."""
+
+    @property
+    def caption(self) -> str:
+        """`a red circle moving left on a striped background`."""
+        return f"a {self.colour} {self.shape} {self.motion} on a {self.texture} background"
+
+
+def scene(seed: int, index: int, motion: str | None = None) -> Scene:
+    """The scene of this number. `motion` replaces the one drawn, everything else stays."""
+    rng = np.random.default_rng([seed, index])
+    colour, shape, texture = (str(rng.choice(list(names))) for names in (COLOURS, SHAPES, TEXTURES))
+    drawn = str(rng.choice(MOTIONS))
+    motion = motion or drawn
+    if motion not in MOTIONS:
+        raise ValueError(f"The world has no motion {motion!r}. Pick one of {', '.join(MOTIONS)}.")
+    radius = rng.uniform(17.0, 27.0)
+    travel = rng.uniform(52.0, 68.0)
+    reach = SIZE / 2 - radius - 2  # how far from the middle a whole shape may stand
+    across, along = rng.uniform(-reach, reach), rng.uniform(-reach, reach)
+    if motion.startswith("moving"):
+        along *= max(reach - travel / 2, 6.0) / reach  # keep the whole way in the picture
+    horizontal = motion in ("moving left", "moving right")
+    offset = (along, across) if horizontal else (across, along)
+    middle, contrast = rng.uniform(0.38, 0.62), rng.uniform(0.12, 0.20)
+    tint = rng.uniform(-0.03, 0.03, 3)
+    tones = tuple(tuple(np.clip(middle + sign * contrast + tint, 0, 1)) for sign in (-1.0, 1.0))
+    if texture == "cloudy":
+        angles, lengths = rng.uniform(0, 2 * np.pi, 5), rng.uniform(40.0, 90.0, 5)
+        phases = rng.uniform(0, 2 * np.pi, 5)
+        speeds = 2 * np.pi / lengths
+        waves = tuple(zip(speeds * np.cos(angles), speeds * np.sin(angles), phases, strict=True))
+    else:
+        waves = ((*rng.uniform(0, PERIOD, 2), 0.0),)
+    return Scene(
+        colour=colour,
+        shape=shape,
+        motion=motion,
+        texture=texture,
+        centre=(SIZE / 2 + offset[0], SIZE / 2 + offset[1]),
+        radius=float(radius),
+        travel=float(travel),
+        growth=float(rng.uniform(1.9, 2.4)),
+        tones=tones,
+        waves=waves,
+    )
+
+
+def _edge(distance: np.ndarray, width: float | np.ndarray = 1.0) -> np.ndarray:
+    """Coverage 0..1 of pixels at a signed distance in pixels (negative inside): one pixel of anti-aliasing."""
+    return np.clip(0.5 - distance / width, 0.0, 1.0)
+
+
+def _ground(content: Scene, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Share 0..1 of the second tone at world points."""
+    if content.texture == "cloudy":
+        total = sum(np.sin(kx * x + ky * y + phase) for kx, ky, phase in content.waves)
+        return np.clip(0.5 + 0.28 * total, 0.0, 1.0)
+    px, py, _ = content.waves[0]
+    x, y = x + px, y + py
+    half = PERIOD / 2
+    if content.texture == "striped":
+        diagonal = (x + y) * 0.5**0.5
+        return _edge(np.abs((diagonal % PERIOD) - half) - half / 2, 1.5)
+    if content.texture == "dotted":
+        dx, dy = (x % PERIOD) - half, (y % PERIOD) - half
+        return _edge(np.hypot(dx, dy) - 0.31 * PERIOD, 1.5)
+    across = half / 2 - np.abs((x % PERIOD) - half)  # signed distances to the cell borders
+    down = half / 2 - np.abs((y % PERIOD) - half)
+    return 0.5 + 0.5 * np.clip(across / 0.75, -1, 1) * np.clip(down / 0.75, -1, 1)
+
+
+def distance(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Signed distance of points from a shape about the origin, pixels. Areas are alike, centroids at 0."""
+    if shape == "circle":
+        return np.hypot(x, y) - radius
+    if shape == "square":
+        return np.maximum(np.abs(x), np.abs(y)) - 0.88 * radius
+    if shape == "triangle":
+        inner = 0.72 * radius  # inscribed circle of an equilateral triangle, point up
+        return np.maximum(y - inner, np.abs(x) * 3**0.5 / 2 - y / 2 - inner)
+    arm, length = 0.38 * radius, 1.08 * radius
+    ax, ay = np.abs(x), np.abs(y)
+    return np.minimum(np.maximum(ax - length, ay - arm), np.maximum(ay - length, ax - arm))
+
+
+def render(content: Scene, times: np.ndarray | None = None, camera: Camera | None = None) -> np.ndarray:
+    """Draw a clip in the image domain.
+
+    times: (F,) moments in 0..1 of the clip, default 16 even steps. camera: its rates hold per 1/15 of the clip.
+    Returns (F, 128, 128, 3) float32 in 0..1.
+    """
+    if times is None:
+        times = np.linspace(0.0, 1.0, FRAMES)
+    camera = camera or Camera()
+    t = np.asarray(times, np.float32)[:, None, None]
+    frame = t * (FRAMES - 1)
+    scale = (1.0 + camera.zoom) ** frame
+    grid = np.arange(SIZE, dtype=np.float32) + 0.5
+    middle = SIZE / 2
+    # world points seen by the pixels: undo the pan, then the zoom about the middle of the picture
+    x = (grid[None, None, :] - middle - camera.pan_x * frame) / scale + middle
+    y = (grid[None, :, None] - middle - camera.pan_y * frame) / scale + middle
+    x, y = np.broadcast_arrays(x, y)
+
+    dx, dy = DIRECTIONS[content.motion.split()[-1]] if content.motion.startswith("moving") else (0.0, 0.0)
+    centre_x = content.centre[0] + dx * content.travel * (t - 0.5)
+    centre_y = content.centre[1] + dy * content.travel * (t - 0.5)
+    power = {"growing": 1.0, "shrinking": -1.0}.get(content.motion, 0.0)
+    radius = content.radius * content.growth ** (power * (t - 0.5))
+
+    still = not (camera.zoom or camera.pan_x or camera.pan_y)
+    ground = _ground(content, x[:1], y[:1]) if still else _ground(content, x, y)
+    tone_a, tone_b = (np.asarray(tone, np.float32) for tone in content.tones)
+    picture = tone_a + (tone_b - tone_a) * ground[..., None]
+    cover = _edge(distance(content.shape, x - centre_x, y - centre_y, radius) * scale)[..., None]
+    return (picture * (1 - cover) + np.asarray(COLOURS[content.colour], np.float32) * cover).astype(
+        np.float32
+    )
+
+
+def watermark() -> np.ndarray:
+    """The watermark's letters, (128, 128) float32: 1 where there is ink."""
+    word = [
+        np.array([[dot == "#" for dot in row] for row in glyph], np.float32) for glyph in _GLYPHS.values()
+    ]
+    gap = np.zeros((5, 1), np.float32)
+    line = np.concatenate([part for glyph in word for part in (glyph, gap)][:-1], axis=1)
+    ink = np.kron(line, np.ones((_STROKE, _STROKE), np.float32))
+    page = np.zeros((SIZE, SIZE), np.float32)
+    top, left = SIZE - ink.shape[0] - 6, (SIZE - ink.shape[1]) // 2
+    page[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
+    return page
+
+
+def as_video(frames: np.ndarray) -> np.ndarray:
+    """Image-domain frames (F, 128, 128, 3) as the video domain shows them: blur, contrast, watermark, JPEG."""
+    ink = WATERMARK_ALPHA * watermark()[..., None]
+    result = np.empty_like(frames)
+    for number, frame in enumerate(frames):
+        picture = Image.fromarray(np.round(frame * 255).astype(np.uint8))
+        soft = np.asarray(picture.filter(ImageFilter.GaussianBlur(BLUR)), np.float32) / 255
+        soft = 0.5 + CONTRAST * (soft - 0.5)
+        marked = soft * (1 - ink) + ink
+        buffer = io.BytesIO()
+        Image.fromarray(np.round(marked * 255).astype(np.uint8)).save(buffer, "JPEG", quality=JPEG_QUALITY)
+        result[number] = np.asarray(Image.open(buffer), np.float32) / 255
+    return result
+
+
+def clip(
+    seed: int, index: int, domain: str = "image", motion: str | None = None, camera: Camera | None = None
+) -> tuple[np.ndarray, str]:
+    """The clip of this number: frames (16, 128, 128, 3) float32 in 0..1, and its caption."""
+    content = scene(seed, index, motion)
+    return _in_domain(render(content, camera=camera), domain), content.caption
+
+
+def still(seed: int, index: int, domain: str = "image") -> tuple[np.ndarray, str]:
+    """One frame of the clip of this number, at a moment drawn with it: (128, 128, 3) float32, and its caption."""
+    content = scene(seed, index)
+    moment = np.random.default_rng([seed, index, 1]).uniform(0.0, 1.0, 1)
+    return _in_domain(render(content, moment), domain)[0], content.caption
+
+
+def _in_domain(frames: np.ndarray, domain: str) -> np.ndarray:
+    if domain not in DOMAINS:
+        raise ValueError(f"The world has no domain {domain!r}. Pick one of {', '.join(DOMAINS)}.")
+    return as_video(frames) if domain == "video" else frames
+
+
+def write_video(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
+    """Write frames (F, H, W, 3) in 0..1 as a nearly lossless mp4 (H.264, no chroma subsampling)."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(
+            "libx264", rate=Fraction(fps), options={"crf": "6", "preset": "veryfast"}
+        )
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv444p"
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(np.round(frame * 255).astype(np.uint8), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+
+def write_clips(
+    folder: Path,
+    seed: int,
+    count: int,
+    domain: str = "video",
+    motions: tuple[str, ...] | None = None,
+    camera: Camera | None = None,
+) -> None:
+    """Fill a folder with clips 000000.mp4 ... and captions 000000.txt ...; clips that are there stay.
+
+    motions: taken in turn instead of the drawn ones. A caption is written after its clip, so that a clip
+    without one is half-done work.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        text = folder / f"{index:06d}.txt"
+        if text.exists():
+            continue
+        frames, caption = clip(
+            seed, index, domain, motions[index % len(motions)] if motions else None, camera
+        )
+        write_video(folder / f"{index:06d}.mp4", frames)
+        text.write_text(caption + "\n", encoding="utf-8")
