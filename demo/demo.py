@@ -14,7 +14,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def render_all(
         prompt = changed(fitted(load_workflow(render.workflow), models), render.changes)
         if render.prompt is not None:
             prompt = with_text(prompt, render.prompt)
-        history = server.run(prompt, timeout=600, on_event=show_progress)
+        history = server.run(prompt, timeout=600, on_event=progress_printer(prompt))
         saved = [file for file in history.files if file.filename.endswith(".webp")]
         if not saved:
             raise ValueError(
@@ -85,13 +86,24 @@ def render_all(
     return results
 
 
-def show_progress(kind: str, data: dict) -> None:
-    """One line per sampling step, on a terminal the same line."""
-    if kind != "progress":
-        return
-    start, end = ("\r", "") if sys.stderr.isatty() else ("", "\n")
-    end = "\n" if data["value"] == data["max"] else end
-    print(f"{start}    step {data['value']} of {data['max']}", end=end, file=sys.stderr, flush=True)
+def progress_printer(prompt: dict) -> Callable[[str, dict], None]:
+    """For `ComfyServer.run`: sampling steps on stderr; one changing line on a terminal, else now and then."""
+    terminal = sys.stderr.isatty()
+    shown = time.monotonic()
+
+    def show(kind: str, data: dict) -> None:
+        nonlocal shown
+        node = prompt.get(data.get("node"), {})
+        if kind != "progress" or not node.get("class_type", "").startswith("KSampler"):
+            return
+        last, now = data["value"] == data["max"], time.monotonic()
+        if not (last or terminal or now - shown > 5):
+            return
+        shown = now
+        start, end = ("\r", "\n" if last else "") if terminal else ("", "\n")
+        print(f"{start}    step {data['value']} of {data['max']}", end=end, file=sys.stderr, flush=True)
+
+    return show
 
 
 def count_moving_frames(path: Path) -> int:

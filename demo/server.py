@@ -27,6 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HTTP_TIMEOUT = 30.0  # seconds; ComfyUI answers every plain request at once
+# A CPU thread that waits sleeps instead of spinning: beside other busy processes, spinning threads bring each
+# other to a standstill.
+PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 LOG_TAIL = 40  # lines of the server's log that an error message quotes
 
 
@@ -166,7 +169,7 @@ class ComfyServer:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, **self.environment, "PYTHONIOENCODING": "utf-8"}
+        environment = {**PATIENT_THREADS, **os.environ, **self.environment, "PYTHONIOENCODING": "utf-8"}
         with open(self.log, "w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
                 self.command(),
