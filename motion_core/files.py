@@ -21,7 +21,7 @@ PICKLE_SUFFIXES = (".ckpt", ".pth", ".pt", ".bin")
 WRAPPERS = ("state_dict", "controlnet", "module", "model")
 """Keys under which other tools nest the weights."""
 
-REMAP_BYTES = 32 * 2**20
+REMAP_BYTES = 8 * 2**20
 """A mapped page counts as this process's memory until the map is dropped: map anew after this many bytes."""
 
 

@@ -30,12 +30,14 @@ Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Te
 MAX_SEQUENCES_TIMES_HEADS = 65_535
 """CUDA kernels that fold heads into the batch run on a grid of at most this size."""
 
-CACHE_ELEMENTS = 2**20
-"""On a CPU, pixels are worked on in chunks whose widest activation has about this many values, so that they
-stay in the cache between two layers."""
+CPU_CHUNK_VALUES = 2**21
+"""On a CPU, pixels are worked on in chunks whose widest activation has about this many values, so that it
+stays in the cache from one layer to the next ..."""
+CPU_CHUNK_TOKENS = 1024
+"""... but of no fewer tokens than this, so that reading the weights pays."""
 
-CHUNK_ELEMENTS = 2**28
-"""Elsewhere, chunks only bound the memory of the feed-forward: half a gigabyte in 16 bit."""
+CHUNK_VALUES = 2**27
+"""Elsewhere, chunks only bound the memory of the feed-forward: a quarter of a gigabyte in 16 bit."""
 
 
 @dataclass(frozen=True)
@@ -246,13 +248,21 @@ class TemporalTransformer(nn.Module):
         """Into how many parts of the pixel axis the work is cut; pixels do not know each other, so it is
         exact."""
         pixels, frames, _ = n.shape
-        limit = CACHE_ELEMENTS if n.device.type == "cpu" else CHUNK_ELEMENTS
-        most = min(limit // (frames * 2 * self.shape.ff_inner), MAX_SEQUENCES_TIMES_HEADS // self.num_heads)
+        widest = 2 * self.shape.ff_inner
+        if n.device.type == "cpu":
+            tokens = max(CPU_CHUNK_VALUES // widest, CPU_CHUNK_TOKENS)
+        else:
+            tokens = CHUNK_VALUES // widest
+        most = min(tokens // frames, MAX_SEQUENCES_TIMES_HEADS // self.num_heads)
         return math.ceil(pixels / max(most, 1))
 
     def _check(self, x: torch.Tensor, call: MotionCall) -> None:
         if x.shape[0] % call.frames:
             raise ValueError(f"A batch of {x.shape[0]} does not hold whole videos of {call.frames} frames.")
+        if call.positions is not None and (len(call.positions) != call.frames or min(call.positions) < 0):
+            raise ValueError(
+                f"Each of the {call.frames} frames needs one position from 0 up, got {call.positions}."
+            )
         last = call.frames if call.positions is None else max(call.positions) + 1
         if last > self.shape.pe_length:
             raise ValueError(
