@@ -351,8 +351,7 @@ def _guess_generation(
     if source.shapes.get("conv_in.weight", (0, 0))[1] == 9:
         notes.append(
             "This is a PIA model: its motion modules are used, its image input (conv_in) is not, so it "
-            "animates "
-            "the prompt, not an image."
+            "animates the prompt, not an image."
         )
         return "pia"
     mid_block = any(name.startswith("mid_block.") for name, _ in shapes)
@@ -364,7 +363,7 @@ def _guess_generation(
             else "the original trainer writes such files, in v1 mode"
         )
         notes.append(
-            f"Without position tables or metadata the file does not say what it is; taken for "
+            "Without position tables or metadata the file does not say what it is; taken for "
             f"{GENERATIONS[guess].title} ({why}). Set `groupnorm` if it was trained otherwise."
         )
         return guess
@@ -417,8 +416,7 @@ def _require_finite(file: MotionFile, key: str, tensor: torch.Tensor) -> None:
     if not (torch.isfinite(low) and torch.isfinite(high)):
         raise ValueError(
             f"{file.source.name}: {key} holds values that are not finite numbers. The file is damaged or its "
-            "training "
-            "diverged; use another copy."
+            "training diverged; use another copy."
         )
 
 

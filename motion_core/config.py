@@ -128,8 +128,8 @@ class MotionModuleConfig:
         """One line for logs and for the node: what the file was taken for."""
         return (
             f"{GENERATIONS[self.generation].title} ({self.base}, {len(self.modules)} modules, "
-            f"{self.pe_length} frames at most, UNet GroupNorm {self.unet_groupnorm}, "
-            f"noise schedule {self.beta_schedule})"
+            f"{self.pe_length} frames at most, UNet GroupNorm {self.unet_groupnorm}, noise schedule "
+            f"{self.beta_schedule})"
         )
 
     def to_dict(self) -> dict:

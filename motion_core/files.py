@@ -111,8 +111,7 @@ def _opened(path: Path) -> safe_open:
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{path.name} is not a readable safetensors file ({error}). It is damaged or was not downloaded "
-            "to the "
-            "end: download it again."
+            "to the end: download it again."
         ) from error
 
 
@@ -125,8 +124,8 @@ def _load_pickle(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path.name} holds more than tensors and was refused: a pickle can run any program. "
-            "Use a .safetensors version of the file."
+            f"{path.name} holds more than tensors and was refused: a pickle can run any program. Use a "
+            ".safetensors version of the file."
         ) from error
     except (
         RuntimeError,

@@ -94,9 +94,9 @@ def check_fit(motion: MotionModel, slots: Mapping[str, Slot], name: str = "The m
     there = f"{widths[place]} channels" if place in widths else "no such place"
     raise ValueError(
         f"{name} does not fit the base model: it is a motion module for "
-        f"{_title(motion.config.widths.items())}, the "
-        f"base is {_title(widths.items())} ({place} has {width} channels in the one, {there} in the other). "
-        "Pick a motion module made for this base, or a checkpoint made for this module."
+        f"{_title(motion.config.widths.items())}, the base is {_title(widths.items())} ({place} has {width} "
+        f"channels in the one, {there} in the other). Pick a motion module made for this base, or a "
+        "checkpoint made for this module."
     )
 
 

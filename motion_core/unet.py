@@ -56,7 +56,7 @@ def unet_slots(unet: nn.Module) -> tuple[Slot, ...]:
     unet = plain(unet)
     if not all(hasattr(unet, part) for part in ("input_blocks", "middle_block", "output_blocks")):
         raise ValueError(
-            f"Motion modules need a UNet with input, middle and output blocks (SD1.5 or SDXL), got "
+            "Motion modules need a UNet with input, middle and output blocks (SD1.5 or SDXL), got "
             f"{type(unet).__name__}. Load an SD1.5 or SDXL checkpoint."
         )
     return (

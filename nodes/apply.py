@@ -50,8 +50,8 @@ class ApplyMotionModule(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Makes the model animate: the images of a batch become the frames of one clip. Set the "
-                "batch size of "
-                "the empty latent to the number of frames (16 is what motion modules were trained on)."
+                "batch size of the empty latent to the number of frames (16 is what motion modules were "
+                "trained on)."
             ),
             search_aliases=["animatediff", "use animatediff", "motion model"],
             inputs=[
@@ -98,10 +98,9 @@ class ApplyMotionModule(io.ComfyNode):
                     default="auto",
                     tooltip=(
                         "Noise schedule. auto: the one the motion module was trained with; the wrong one "
-                        "shows as "
-                        "flicker and washed-out colours. sqrt_linear: v1, v2, v3. linear: SD1.5's own, "
-                        "HotshotXL. "
-                        "linear_sdxl: SDXL beta. keep: the model's, or that of a ModelSampling node."
+                        "shows as flicker and washed-out colours. sqrt_linear: v1, v2, v3. linear: SD1.5's "
+                        "own, HotshotXL. linear_sdxl: SDXL beta. keep: the model's, or that of a "
+                        "ModelSampling node."
                     ),
                 ),
             ],
@@ -201,16 +200,14 @@ def _frames(x: Any, options: dict, settings: MotionSettings) -> int:
     if x.shape[0] % videos:
         raise ValueError(
             f"The model was called with a batch of {x.shape[0]} for {videos} conds, so the frames of a clip "
-            "are not "
-            "together. Another node re-batches model calls; take it off the model."
+            "are not together. Another node re-batches model calls; take it off the model."
         )
     frames = x.shape[0] // videos
     if frames < 2:
         raise ValueError(
             f"{settings.name} got a single frame, but motion needs several: set the batch size of the empty "
-            "latent "
-            "to the number of frames (16 is what motion modules were trained on), or bypass Apply Motion "
-            "Module."
+            "latent to the number of frames (16 is what motion modules were trained on), or bypass Apply "
+            "Motion Module."
         )
     return frames
 

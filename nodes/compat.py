@@ -51,8 +51,8 @@ def incumbent_is_on(patcher: comfy.model_patcher.ModelPatcher) -> bool:
 
 
 INCUMBENT = (
-    "AnimateDiff-Evolved is already on this MODEL, and two packs cannot animate one model. "
-    "Connect the model to AnimateDiff Flipbook's nodes only, or to AnimateDiff-Evolved's only."
+    "AnimateDiff-Evolved is already on this MODEL, and two packs cannot animate one model. Connect the "
+    "model to AnimateDiff Flipbook's nodes only, or to AnimateDiff-Evolved's only."
 )
 
 

@@ -45,8 +45,8 @@ class ApplyDomainAdapter(io.ComfyNode):
                     max=10.0,
                     step=0.01,
                     tooltip=(
-                        "1: frames look like the videos of the training, with their blur and watermarks. "
-                        "0: the adapter is left out and frames look as the checkpoint paints."
+                        "1: frames look like the videos of the training, with their blur and watermarks. 0: "
+                        "the adapter is left out and frames look as the checkpoint paints."
                     ),
                 ),
             ],
@@ -97,15 +97,13 @@ def _match(model: io.Model.Type, adapter: LoraFile) -> tuple[dict[str, object], 
         if got != (shape[0], weights[key][0].numel()):
             raise ValueError(
                 f"{adapter.name} does not fit this checkpoint: {name} is {got[0]} x {got[1]} in the adapter "
-                "and "
-                f"{' x '.join(map(str, shape))} in the model. Use an adapter made for this base (SD1.5 or "
-                "SDXL)."
+                f"and {' x '.join(map(str, shape))} in the model. Use an adapter made for this base (SD1.5 "
+                "or SDXL)."
             )
         patches[key] = comfy_adapter(name, layer)
     if not patches:
         raise ValueError(
             f"{adapter.name} changes nothing in this checkpoint: none of its {len(adapter.layers)} layers is "
-            "there "
-            f"(the first is {next(iter(adapter.layers))}). Use an adapter made for this base."
+            f"there (the first is {next(iter(adapter.layers))}). Use an adapter made for this base."
         )
     return patches, unmatched

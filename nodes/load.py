@@ -31,8 +31,7 @@ class LoadMotionModule(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Loads an AnimateDiff motion module (v1, v2, v3, SDXL beta, HotshotXL, AnimateLCM, "
-                "diffusers' "
-                "MotionAdapter, or one of your own) from models/animatediff_models."
+                "diffusers' MotionAdapter, or one of your own) from models/animatediff_models."
             ),
             search_aliases=["animatediff", "mm_sd_v15", "v3_sd15_mm", "motion model"],
             inputs=[
@@ -48,10 +47,8 @@ class LoadMotionModule(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "How the UNet's GroupNorms count frames: together (joint, as v1 was trained) or "
-                        "each by "
-                        "itself (per_frame, v2 and v3). auto knows the released files and reads the "
-                        "metadata of "
-                        "ours; change it only for a file that says neither."
+                        "each by itself (per_frame, v2 and v3). auto knows the released files and reads the "
+                        "metadata of ours; change it only for a file that says neither."
                     ),
                 ),
             ],
@@ -86,8 +83,7 @@ class LoadMotionLora(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Loads a MotionLoRA (one camera motion: zoom, pan, tilt, roll) from "
-                "models/animatediff_motion_lora. "
-                "Several can be combined by chaining."
+                "models/animatediff_motion_lora. Several can be combined by chaining."
             ),
             search_aliases=["animatediff lora", "camera motion", "v2_lora"],
             inputs=[

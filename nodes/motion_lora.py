@@ -25,8 +25,7 @@ def patch_motion_lora(patcher: ModelPatcher, chosen: ChosenLora, module: LoadedM
     if not match.layers:
         raise ValueError(
             f"{lora.name} changes nothing in {module.name}: none of its {len(lora.layers)} layers is there "
-            "(the first "
-            f"is {next(iter(lora.layers))}). Use a MotionLoRA for {module.config.describe()}."
+            f"(the first is {next(iter(lora.layers))}). Use a MotionLoRA for {module.config.describe()}."
         )
     patches = {}
     for name, layer in match.layers.items():

@@ -44,8 +44,7 @@ def patch_schedule(patcher: ModelPatcher, choice: str, wanted: BetaSchedule) -> 
             return f"noise schedule: the model's own ({type(current).__name__} has no betas to set)"
         raise ValueError(
             f"beta_schedule {choice!r} cannot be set: this model samples with {type(current).__name__}, "
-            "which has "
-            "no betas. Choose `keep`, or take the sampling node in front off."
+            "which has no betas. Choose `keep`, or take the sampling node in front off."
         )
     settings = dict(getattr(patcher.model.model_config, "sampling_settings", None) or {})
     settings |= {

@@ -90,10 +90,7 @@ def main() -> None:
             return patcher
 
         patcher, seconds, peak = measured(apply)
-        print(
-            f"MotionLoRA rank {args.rank}: file {size / 1e6:.0f} MB, {seconds:.3f} s, peak {peak / size:.3f} x "
-            "file"
-        )
+        print(f"MotionLoRA: file {size / 1e6:.0f} MB, {seconds:.3f} s, peak {peak / size:.3f} x file")
         assert len(patcher.patches) == 80, "40 fused q, k, v and 40 outputs should be patched"
 
 
