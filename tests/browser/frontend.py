@@ -28,6 +28,8 @@ _MISSING = """() => [...new Set(window.app.graph._nodes.map(node => node.type)
     .filter(type => !(type in window.LiteGraph.registered_node_types)))]"""
 _ALERTS = """() => [...document.querySelectorAll('.p-toast-message-error, .p-toast-message-warn, .p-dialog')]
     .map(element => element.innerText.trim())"""
+_TEXTS = """() => Object.fromEntries(window.app.graph._nodes.flatMap(node => (node.widgets ?? [])
+    .filter(widget => widget.name === '$$node-text-preview').map(widget => [node.type, String(widget.value)])))"""
 _SHOW_ALL = """() => {
     const canvas = window.app.canvas, ratio = window.devicePixelRatio;
     let [left, top, right, bottom] = [Infinity, Infinity, -Infinity, -Infinity];
@@ -36,10 +38,10 @@ _SHOW_ALL = """() => {
         left = Math.min(left, x); top = Math.min(top, y);
         right = Math.max(right, x + width); bottom = Math.max(bottom, y + height);
     }
-    const [width, height] = [canvas.canvas.width / ratio - 120, canvas.canvas.height / ratio - 120];
+    const [width, height] = [canvas.canvas.width / ratio - 140, canvas.canvas.height / ratio - 190];
     const scale = Math.min(width / (right - left), height / (bottom - top), 1.5);
     canvas.ds.scale = scale;
-    canvas.ds.offset = [80 / scale - left, 70 / scale - top];
+    canvas.ds.offset = [90 / scale - left, 130 / scale - top];
     canvas.setDirty(true, true);
 }"""
 
@@ -83,6 +85,7 @@ class Frontend:
             )
             self.page = self._browser.new_page(viewport=WINDOW)
             self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+            self.page.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
             self.page.goto(self.url)
             self.page.wait_for_function(_READY, timeout=60_000)
         except BaseException:
@@ -120,6 +123,10 @@ class Frontend:
     def ui_form(self) -> dict[str, Any]:
         """The open workflow as the page would save it."""
         return self.page.evaluate("() => window.app.graph.serialize()")
+
+    def node_texts(self) -> dict[str, str]:
+        """What the server has written on nodes while they ran: node type -> text."""
+        return self.page.evaluate(_TEXTS)
 
     def set_widget(self, node_type: str, name: str, value: object) -> None:
         """Change a value on every node of a type. Raises playwright's Error if there is none."""

@@ -1,0 +1,313 @@
+"""The published workflows: what the files say, whether a real ComfyUI runs them, and whether its page opens them.
+
+The server gets models of the tiny family under the published file names, so the graphs run as users have them; only
+size and number of steps are made small. Tests of the page need Playwright and a Chromium and are skipped without.
+"""
+
+import json
+import re
+import time
+import uuid
+from pathlib import Path
+
+import folder_paths
+import pytest
+from animatediff_flipbook.demo.base_directory import prepare_base
+from animatediff_flipbook.demo.renders import changed
+from animatediff_flipbook.demo.server import ComfyServer
+from animatediff_flipbook.nodes import NODES
+from animatediff_flipbook.nodes.paths import register_folders
+from animatediff_flipbook.tests.browser.frontend import Frontend, browser_path
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+API_FORMS = ROOT / "tests" / "data" / "api"
+DOCS = ROOT / "web" / "docs"
+PAGE_ONLY = {"MarkdownNote", "Note", "Reroute"}
+"""Node types that live in the page alone; the server never hears of them."""
+SMALL = {
+    "EmptyLatentImage.width": 64,
+    "EmptyLatentImage.height": 64,
+    "KSampler.steps": 2,
+}
+FILE_NAMES = r"[^/\\:]+\.(safetensors|ckpt)"
+
+each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(params=NODES, ids=lambda node: node.__name__)
+def schema(request):
+    """Of every node in turn."""
+    register_folders()  # ComfyUI's loader does so; a schema lists the files of these folders
+    return request.param.GET_SCHEMA()
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+# -- the files alone --
+
+
+def test_every_workflow_has_its_api_form_and_the_reverse():
+    assert WORKFLOWS
+    assert {path.stem for path in WORKFLOWS} == {path.stem for path in API_FORMS.glob("*.json")}
+
+
+@each_workflow
+def test_id_is_a_uuid(path):
+    # With anything else the page shows an alert about the schema, although it loads the graph.
+    assert str(uuid.UUID(read(path)["id"])) == read(path)["id"]
+
+
+def test_ids_differ():
+    assert len({read(path)["id"] for path in WORKFLOWS}) == len(WORKFLOWS)
+
+
+@each_workflow
+def test_links_and_sockets_agree(path):
+    workflow = read(path)
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    for link, source, output, target, socket, kind in workflow["links"]:
+        assert link in nodes[source]["outputs"][output]["links"]
+        assert nodes[source]["outputs"][output]["type"] == kind
+        assert nodes[target]["inputs"][socket]["link"] == link
+        assert nodes[target]["inputs"][socket]["type"] == kind
+
+
+@each_workflow
+def test_nodes_do_not_overlap(path):
+    title, space = 30, 8
+    boxes = [
+        (n["id"], n["pos"][0], n["pos"][1] - title, n["pos"][0] + n["size"][0], n["pos"][1] + n["size"][1])
+        for n in read(path)["nodes"]
+    ]
+    for number, (one, left, top, right, bottom) in enumerate(boxes):
+        for other, left2, top2, right2, bottom2 in boxes[number + 1 :]:
+            apart = left2 >= right + space or left >= right2 + space or top2 >= bottom or top >= bottom2
+            assert apart, f"nodes {one} and {other} overlap"
+
+
+@each_workflow
+def test_names_of_files_are_plain(path):
+    """No folders of the author's machine, no other machine's separators."""
+    text = path.read_text(encoding="utf-8")
+    for found in re.findall(r"(?:[A-Za-z]:\\|/home/|/root/|/Users/|/tmp/|/mnt/|\\\\)[^\"]*", text):
+        pytest.fail(f"{path.name} holds the path {found}")
+    for node in read(API_FORMS / path.name).values():
+        for name, value in node["inputs"].items():
+            if name in ("ckpt_name", "motion_module", "motion_lora", "domain_adapter", "lora_name"):
+                assert isinstance(value, list) or re.fullmatch(FILE_NAMES, value), f"{name}: {value}"
+
+
+@each_workflow
+def test_has_a_note_that_names_every_file(path):
+    """A stranger who opens the workflow reads there what to download and where to put it."""
+    notes = " ".join(n["widgets_values"][0] for n in read(path)["nodes"] if n["type"] == "MarkdownNote")
+    for node in read(API_FORMS / path.name).values():
+        for value in node["inputs"].values():
+            if isinstance(value, str) and re.fullmatch(FILE_NAMES, value):
+                assert value in notes, f"no note says where {value} comes from"
+
+
+def test_every_node_of_ours_is_shown_by_a_workflow(schema):
+    assert any(schema.node_id in {node["type"] for node in read(path)["nodes"]} for path in WORKFLOWS)
+
+
+# -- help pages --
+
+
+def test_every_node_has_a_help_page_that_names_its_sockets(schema):
+    page = (DOCS / f"{schema.node_id}.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# {schema.display_name}\n")
+    rows = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    sockets = {i.id for i in schema.inputs} | {o.display_name for o in schema.outputs}
+    assert rows == sockets, "a table row for every input and output, and for nothing else"
+
+
+def test_help_pages_belong_to_nodes():
+    register_folders()
+    assert {page.stem for page in DOCS.glob("*.md")} <= {node.GET_SCHEMA().node_id for node in NODES}
+
+
+# -- a real server --
+
+
+def write_models(folder: Path) -> dict[str, list[Path]]:
+    """Tiny models with random weights, under the names and in the formats of the published files."""
+    import comfy.ops
+    import torch
+    from animatediff_flipbook.demo.tiny_family import build
+    from animatediff_flipbook.motion_core.checkpoint import save_motion_module
+    from animatediff_flipbook.motion_core.config import MotionModuleConfig
+    from animatediff_flipbook.motion_core.lora import lora_targets, save_domain_adapter, save_motion_lora
+    from animatediff_flipbook.motion_core.model import MotionModel
+    from animatediff_flipbook.motion_core.unet import unet_slots
+
+    torch.manual_seed(0)
+    networks = build.build_networks()
+    checkpoint = folder / "v1-5-pruned-emaonly-fp16.safetensors"
+    build.write_checkpoint(checkpoint, networks)
+
+    modules = []
+    for name, generation in (("v3_sd15_mm.ckpt", "v3"), ("mm_sd_v15_v2.ckpt", "v2")):
+        motion = MotionModel(
+            MotionModuleConfig.for_unet(networks.unet, generation), operations=comfy.ops.manual_cast
+        )
+        for weight in motion.parameters():
+            torch.nn.init.normal_(weight, std=0.1)
+        modules.append(folder / name)
+        save_motion_module(modules[-1], motion)
+
+    def factors(width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.randn(4, width) * 0.1, torch.randn(width, 4) * 0.1
+
+    motion_lora = folder / "v2_lora_ZoomIn.ckpt"
+    attentions = {n: t for n, t in lora_targets(motion).items() if re.search(r"attention_blocks\.\d\.to_", n)}
+    save_motion_lora(motion_lora, {name: factors(target.shape[0]) for name, target in attentions.items()})
+    adapter = folder / "v3_sd15_adapter.ckpt"
+    places = [slot for slot in unet_slots(networks.unet) if slot.attention]
+    save_domain_adapter(
+        adapter,
+        {f"{p.attention}.transformer_blocks.0.attn1.to_q": factors(p.channels) for p in places},
+    )
+    return {
+        "checkpoints": [checkpoint],
+        "animatediff_models": modules,
+        "animatediff_motion_lora": [motion_lora],
+        "loras": [adapter],
+    }
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A real ComfyUI with this pack, the tiny family, and every published model file."""
+    register_folders()
+    folder = tmp_path_factory.mktemp("server")
+    models = write_models(folder)
+    packs = {"animatediff-flipbook": ROOT, "tiny-family": ROOT / "demo" / "tiny_family"}
+    base = prepare_base(folder / "base", packs, models)
+    wait_for = tuple(node.GET_SCHEMA().node_id for node in NODES)
+    with ComfyServer(
+        Path(folder_paths.base_path), base, wait_for=wait_for, environment={"OMP_NUM_THREADS": "1"}
+    ) as running:
+        yield running
+
+
+def small(prompt: dict) -> dict:
+    """A copy that renders in seconds."""
+    kinds = {node["class_type"] for node in prompt.values()}
+    return changed(prompt, {key: value for key, value in SMALL.items() if key.split(".")[0] in kinds})
+
+
+def frames_of(path: Path) -> int:
+    with Image.open(path) as image:
+        return image.n_frames
+
+
+@each_workflow
+def test_server_knows_every_node_and_its_values(server, path):
+    known = server.get("/object_info")
+    for node in read(path)["nodes"]:
+        if node["type"] in PAGE_ONLY:
+            continue
+        assert node["type"] in known, f"{node['type']} is in no node pack that this workflow may use"
+    for node in read(API_FORMS / path.name).values():
+        inputs = known[node["class_type"]]["input"]
+        allowed = {**inputs.get("required", {}), **inputs.get("optional", {})}
+        assert set(node["inputs"]) <= set(allowed)
+        assert set(inputs.get("required", {})) <= set(node["inputs"])
+
+
+@each_workflow
+def test_file_holds_a_value_for_every_widget(server, path):
+    """Positional values: one missing or one too many would shift all that follow."""
+    known, api = server.get("/object_info"), read(API_FORMS / path.name)
+    for node in read(path)["nodes"]:
+        if node["type"] in PAGE_ONLY:
+            continue
+        options = {**known[node["type"]]["input"].get("required", {})}
+        options |= known[node["type"]]["input"].get("optional", {})
+        widgets = []
+        for name in api[str(node["id"])]["inputs"]:
+            kind, settings = options[name][0], (options[name][1:] or [{}])[0]
+            if isinstance(kind, list) or kind in ("COMBO", "INT", "FLOAT", "STRING", "BOOLEAN"):
+                widgets += [name]
+                widgets += ["control"] if settings.get("control_after_generate") else []
+        assert len(node["widgets_values"]) == len(widgets), f"{node['type']} {node['id']}"
+
+
+def test_templates_and_help_pages_are_served(server):
+    assert set(server.get("/workflow_templates")["animatediff-flipbook"]) == {p.stem for p in WORKFLOWS}
+    for path in WORKFLOWS:
+        served = server.request(f"/api/workflow_templates/animatediff-flipbook/{path.name}")
+        assert json.loads(served) == read(path)
+    for node in NODES:
+        name = f"{node.GET_SCHEMA().node_id}.md"
+        assert server.request(f"/extensions/animatediff-flipbook/docs/{name}") == (DOCS / name).read_bytes()
+
+
+@each_workflow
+def test_server_renders_it(server, path):
+    history = server.run(small(read(API_FORMS / path.name)))
+    assert history.status == "success"
+    (saved,) = history.files
+    frames = [
+        n["inputs"]["batch_size"] for n in read(API_FORMS / path.name).values() if "batch_size" in n["inputs"]
+    ]
+    assert [frames_of(saved.path)] == frames
+
+
+# -- the page; after the server's tests, because Playwright keeps an event loop of its own running --
+
+
+@pytest.fixture(scope="module")
+def page(server):
+    pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
+    if browser_path() is None:
+        pytest.skip("no Chromium or Chrome on this machine (FLIPBOOK_BROWSER may name one)")
+    with Frontend(server.url) as frontend:
+        yield frontend
+
+
+@each_workflow
+def test_page_opens_it_and_exports_the_committed_api_form(page, path):
+    page.open(read(path))
+    assert page.missing_nodes() == []
+    assert page.alerts() == []
+    assert page.errors == []
+    assert page.api_form() == read(API_FORMS / path.name), "run tests/browser/export_api.py"
+
+
+def test_page_tells_of_missing_nodes_and_models(page):
+    """The checks above can fail."""
+    workflow = read(ROOT / "workflows" / "text-to-animation.json")
+    for node in workflow["nodes"]:
+        if node["type"] == "FlipbookApplyMotionModule":
+            node["type"] = "NobodyKnowsThisNode"
+    page.open(workflow)
+    assert page.missing_nodes() == ["NobodyKnowsThisNode"]
+    assert any("NobodyKnowsThisNode" in alert for alert in page.alerts())
+    page.close_dialogs()
+
+
+def test_page_runs_text_to_animation_and_shows_what_was_chosen(page, server):
+    """Queued from the page as a user does; the nodes then say which module and noise schedule are at work."""
+    page.open(read(ROOT / "workflows" / "text-to-animation.json"))
+    for key, value in SMALL.items():
+        page.set_widget(*key.split("."), value)
+    before = set(server.get("/history"))
+    page.queue()
+    end = time.monotonic() + 120
+    while not (new := {k: v for k, v in server.get("/history").items() if k not in before}):
+        assert time.monotonic() < end, server.log_tail()
+        page.page.wait_for_timeout(200)
+    (run,) = new.values()
+    assert run["status"]["status_str"] == "success"
+    (saved,) = [image for output in run["outputs"].values() for image in output["images"]]
+    assert frames_of(server.base_directory / "output" / saved["subfolder"] / saved["filename"]) == 16
+    shown = page.node_texts()
+    assert "sqrt_linear" in shown["FlipbookApplyMotionModule"]
+    assert "v3" in shown["FlipbookLoadMotionModule"]
+    assert page.alerts() == [] and page.errors == []
