@@ -2,8 +2,8 @@
 
     python -P tests/browser/export_api.py [--comfyui DIR] [--screenshots DIR] [NAME ...]
 
-Run it after a change of a file in workflows/; a test compares what it wrote with a fresh export. Needs Playwright
-and a Chromium (see frontend.py), and no model file.
+Run it after a change of a file in workflows/; a test compares what it wrote with a fresh export. Needs
+Playwright and a Chromium (see frontend.py), and no model file.
 """
 
 from __future__ import annotations

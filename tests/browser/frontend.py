@@ -1,8 +1,8 @@
-"""ComfyUI's own page in a headless browser: open a workflow as a user does, see what went wrong, read its API form.
+"""ComfyUI's own page in a headless browser: open a workflow as a user does, and read its API form.
 
 Why: a workflow file is only right if the real frontend opens it without a complaint, and only the frontend
-turns it into the API form that the server takes (a widget such as the seed holds two values in the file and one
-in the API form, so every conversion by hand is a guess).
+turns it into the API form that the server takes (a widget such as the seed holds two values in the file and
+one in the API form, so every conversion by hand is a guess).
 The browser is the system's Chromium; Playwright drives it and downloads nothing.
 """
 
@@ -28,8 +28,9 @@ _MISSING = """() => [...new Set(window.app.graph._nodes.map(node => node.type)
     .filter(type => !(type in window.LiteGraph.registered_node_types)))]"""
 _ALERTS = """() => [...document.querySelectorAll('.p-toast-message-error, .p-toast-message-warn, .p-dialog')]
     .map(element => element.innerText.trim())"""
-_TEXTS = """() => Object.fromEntries(window.app.graph._nodes.flatMap(node => (node.widgets ?? [])
-    .filter(widget => widget.name === '$$node-text-preview').map(widget => [node.type, String(widget.value)])))"""
+_TEXTS = """() => Object.fromEntries(window.app.graph._nodes.flatMap(
+    node => (node.widgets ?? []).filter(widget => widget.name === '$$node-text-preview')
+        .map(widget => [node.type, String(widget.value)])))"""
 _SHOW_ALL = """() => {
     const canvas = window.app.canvas, ratio = window.devicePixelRatio;
     let [left, top, right, bottom] = [Infinity, Infinity, -Infinity, -Infinity];
@@ -124,8 +125,15 @@ class Frontend:
         """The open workflow as the page would save it."""
         return self.page.evaluate("() => window.app.graph.serialize()")
 
-    def node_texts(self) -> dict[str, str]:
-        """What the server has written on nodes while they ran: node type -> text."""
+    def node_texts(self, *awaited: str) -> dict[str, str]:
+        """What the server has written on nodes while they ran: node type -> text.
+
+        awaited: node types to wait for, since the text may arrive after the end of the run.
+        Raises playwright's TimeoutError if one of them stays without.
+        """
+        self.page.wait_for_function(
+            f"types => types.every(type => type in ({_TEXTS})())", arg=list(awaited), timeout=10_000
+        )
         return self.page.evaluate(_TEXTS)
 
     def set_widget(self, node_type: str, name: str, value: object) -> None:
