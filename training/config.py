@@ -497,8 +497,8 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunCo
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from error
-    for override in overrides:
-        _override(tree, override)
+    for text in overrides:
+        override(tree, text)
     return from_dict(tree)
 
 
@@ -516,7 +516,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def _override(tree: dict[str, Any], text: str) -> None:
+def override(tree: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"{text!r} is no override. Write key=value, for example train.steps=100.")

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin
 
 from ..motion_core.schedules import BetaSchedule
@@ -510,6 +511,8 @@ class _Run:
         self.accelerator.free_memory()
         if self.accelerator.num_processes > 1:
             self.accelerator.end_training()
+        # accelerate keeps its choice of precision for the whole process; a later run may want another.
+        AcceleratorState._reset_state(reset_partial_state=self.accelerator.num_processes == 1)
 
 
 def _reseed(seed: int, step: int, rank: int) -> None:

@@ -21,8 +21,10 @@ Predict = Callable[[Batch, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def held_out(hashes: Sequence[str], fraction: float) -> list[bool]:
-    """Which files are for validation: by content alone, so that it never changes when files are added."""
-    return [randomness.stream("held out", content).random() < fraction for content in hashes]
+    """Which files are for validation: by content alone, so that it does not change when files are added; at least one."""
+    draws = [float(randomness.stream("held out", content).random()) for content in hashes]
+    limit = max(fraction, min(draws, default=0.0))
+    return [draw <= limit for draw in draws]
 
 
 @torch.no_grad()

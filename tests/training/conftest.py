@@ -1,0 +1,114 @@
+"""A run that costs seconds: the tiny family with random weights, 64x64 pixels (8x8 latents), 4 frames."""
+
+import os
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from animatediff_flipbook.training import config as configuration
+from animatediff_flipbook.training.train import train
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = ("left", "right", "up", "down")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tiny tensors: threads cost more than they give, and numbers stay the same on every machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def write_mp4(path: Path, frames: np.ndarray, fps: int = 8) -> None:
+    """``frames`` (F, height, width, 3) uint8."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt, stream.bit_rate = "yuv420p", 4_000_000
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def moving_square(seed: int, num_frames: int = 8, size: int = 64) -> np.ndarray:
+    """A square on a flat ground, moving to the right: (F, size, size, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    frames = np.empty((num_frames, size, size, 3), np.uint8)
+    frames[:] = rng.integers(0, 120, 3)
+    colour, top = rng.integers(120, 255, 3), int(rng.integers(0, size - 16))
+    for index in range(num_frames):
+        left = 2 + index * (size - 20) // num_frames
+        frames[index, top : top + 16, left : left + 16] = colour
+    return frames
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> Path:
+    """Six captioned videos of 8 frames."""
+    folder = tmp_path_factory.mktemp("clips")
+    for number in range(6):
+        write_mp4(folder / f"clip{number}.mp4", moving_square(number))
+        (folder / f"clip{number}.txt").write_text(f"a red square {WORDS[number % 4]}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    """A random checkpoint of the tiny family."""
+    from animatediff_flipbook.demo.tiny_family.build import write_random_checkpoint
+
+    path = tmp_path_factory.mktemp("base") / "tiny.safetensors"
+    write_random_checkpoint(path, seed=0)
+    return path
+
+
+@pytest.fixture(scope="session")
+def settings(clips, checkpoint, tmp_path_factory):
+    """``settings(output, "key=value", ...)`` -> a run's configuration; encodings are shared by the session."""
+    cache = tmp_path_factory.mktemp("cache")
+
+    def make(output: Path | str, *overrides: str, stage: str = "motion_module") -> configuration.RunConfig:
+        tree = {
+            "stage": stage,
+            "name": "result",
+            "output": str(output),
+            "seed": 7,
+            "base": {
+                "checkpoint": str(checkpoint),
+                "custom_nodes": [str(ROOT / "demo" / "tiny_family")],
+                "comfyui": os.environ.get("COMFYUI_PATH", str(ROOT / ".flipbook" / "comfyui-0.3.75")),
+                "device": "cpu",
+            },
+            "data": {"sources": [{"path": str(clips)}], "resolutions": [[64, 64]], "frames": 4, "fps": 8},
+            "cache": {"folder": str(cache)},
+            "lora": {"rank": 4},
+            "optimizer": {"lr": 1e-3},
+            "train": {"steps": 3, "batch_size": 2},
+            "export": {"dtype": "float32"},
+        }
+        for override in overrides:
+            configuration.override(tree, override)
+        return configuration.from_dict(tree)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def motion_file(settings, tmp_path_factory) -> Path:
+    """A motion module after three steps, for stage 3 to stand on."""
+    return train(settings(tmp_path_factory.mktemp("stage2"))).file
+
+
+@pytest.fixture(scope="session")
+def stage_settings(settings, motion_file):
+    """``stage_settings(stage, output, ...)`` for each of the three stages."""
+
+    def make(stage: str, output: Path | str, *overrides: str) -> configuration.RunConfig:
+        more = (f"motion.file={motion_file}",) if stage == "motion_lora" else ()
+        return settings(output, *more, *overrides, stage=stage)
+
+    return make

@@ -1,0 +1,124 @@
+"""Killed at any moment and resumed, a run ends with the bits of an uninterrupted one."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from animatediff_flipbook.training.states import load_state, newest_state
+from animatediff_flipbook.training.train import train
+from safetensors.torch import load_file
+
+STEPS = 12
+SETTINGS = (f"train.steps={STEPS}", "train.batch_size=1", "checkpoints.every=2", "checkpoints.keep=2", "train.ema_decay=0.9")
+
+
+def _child(config) -> None:
+    torch.set_num_threads(1)
+    train(config, resume=True)
+
+
+def last_step(folder) -> int:
+    """The last step that a run has logged."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    complete = [line for line in lines if line.endswith("}")]
+    return json.loads(complete[-1])["step"] if complete else 0
+
+
+def run_and_kill(config, after_step: int, delay: float) -> bool:
+    """Start or resume a run in a process of its own and kill -9 it; whether it was alive then."""
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(config,))
+    process.start()
+    folder = Path(config.output)
+    while process.is_alive() and last_step(folder) < after_step:
+        time.sleep(0.01)
+    time.sleep(delay)
+    alive = process.is_alive()
+    if alive:
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return alive
+
+
+def assert_same_result(folder, reference) -> None:
+    found, expected = load_file(folder / "result.safetensors"), load_file(reference / "result.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in found)
+    a, b = newest_state(folder / "checkpoints"), newest_state(reference / "checkpoints")
+    assert a.step == b.step == STEPS
+    for group in ("weights", "optimizer", "ema"):
+        assert all(torch.equal(a.tensors[group][key], b.tensors[group][key]) for key in b.tensors[group])
+
+
+@pytest.fixture(scope="module")
+def reference(stage_settings, tmp_path_factory):
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    train(stage_settings("motion_module", folder, *SETTINGS))
+    return folder
+
+
+def test_killed_ten_times(stage_settings, reference, tmp_path):
+    config = stage_settings("motion_module", tmp_path, *SETTINGS)
+    chance = random.Random(1)
+    kills = 0
+    while kills < 10:
+        # Somewhere in the next steps, at any moment of them: in a forward pass, while a state is written, ...
+        done = last_step(tmp_path)
+        if not run_and_kill(config, min(done + chance.randint(0, 2), STEPS - 1), chance.random() * 0.4):
+            break
+        kills += 1
+        newest = newest_state(tmp_path / "checkpoints")
+        assert newest is None or newest.step <= STEPS
+    assert kills >= 5
+    train(config, resume=True)
+    assert_same_result(tmp_path, reference)
+    assert not list((tmp_path / "checkpoints").glob(".*")), "unfinished states are cleaned up"
+    assert not [p for p in tmp_path.rglob("*") if p.name.endswith((".tmp", ".partial"))]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, STEPS + 1)), "every step is logged once"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_saves_and_goes_on_exactly(number, stage_settings, reference, tmp_path):
+    config = stage_settings("motion_module", tmp_path, *SETTINGS, "checkpoints.every=100")
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(config,))
+    process.start()
+    while last_step(tmp_path) < 3:
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    process.join()
+    state = newest_state(tmp_path / "checkpoints")
+    assert 3 <= state.step < STEPS
+    assert not (tmp_path / "result.safetensors").exists()
+    train(config, resume=True)
+    assert_same_result(tmp_path, reference)
+
+
+def test_a_damaged_state_is_passed_over(stage_settings, reference, tmp_path, caplog):
+    config = stage_settings("motion_module", tmp_path, *SETTINGS)
+    run_and_kill(config, 7, 0.0)
+    newest = sorted((tmp_path / "checkpoints").glob("step-*"))[-1]
+    weights = newest / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match="weights.safetensors has changed"):
+        load_state(newest)
+    train(config, resume=True)
+    assert f"State {newest.name} is damaged" in caplog.text
+    assert_same_result(tmp_path, reference)
+
+
+def test_resuming_with_other_settings_is_said(stage_settings, tmp_path, caplog):
+    train(stage_settings("domain_adapter", tmp_path, "train.steps=2"))
+    train(stage_settings("domain_adapter", tmp_path, "train.steps=3", "optimizer.lr=5e-4"), resume=True)
+    assert "optimizer.lr was 0.001, is 0.0005" in caplog.text
+    with pytest.raises(ValueError, match="2 clips per step, now there are 4"):
+        train(stage_settings("domain_adapter", tmp_path, "train.steps=4", "train.batch_size=4"), resume=True)
