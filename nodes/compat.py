@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management
@@ -23,15 +24,20 @@ def make_schema(**fields: Any) -> io.Schema:
     return io.Schema(**{name: value for name, value in fields.items() if name in known})
 
 
-def new_patcher(model: torch.nn.Module) -> comfy.model_patcher.ModelPatcher:
-    """Give a model to ComfyUI's memory management."""
+def new_patcher(model: torch.nn.Module, loader: Callable, *args: Any) -> comfy.model_patcher.ModelPatcher:
+    """Give a model to ComfyUI's memory management. ``loader(*args)`` makes the same patcher with weights of
+    its own."""
     # Newer versions choose the class themselves and export it under this name.
-    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-    return patcher(
+    patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    patcher = patcher_class(
         model,
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
+    # Newer versions copy models to further GPUs by loading them again.
+    if hasattr(patcher, "cached_patcher_init"):
+        patcher.cached_patcher_init = (loader, args)
+    return patcher
 
 
 def show_on_node(node: type[io.ComfyNode], text: str) -> None:

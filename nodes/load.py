@@ -138,18 +138,15 @@ def chosen_loras(value: object) -> tuple[ChosenLora, ...]:
 
 
 def _load(file: MotionFile) -> ModelPatcher:
-    """Weights into memory: 16-bit files as they are, 32-bit files as ComfyUI would hold a UNet of that size.
-    """
+    """Weights into memory: 16-bit files as they are, 32-bit files as ComfyUI would hold such a UNet."""
     dtype = file.dtype
     if dtype == torch.float32:
         dtype = comfy.model_management.unet_dtype(model_params=file.num_values, weight_dtype=dtype)
-        if dtype not in (torch.float16, torch.bfloat16):
-            dtype = torch.float32
-    elif dtype not in (torch.float16, torch.bfloat16):
+    if dtype not in (torch.float16, torch.bfloat16, torch.float32):
         dtype = torch.float16
     bar = comfy.utils.ProgressBar(file.num_values)
     # Layers cast to the type of their input, so any module runs on any base: fp16, bf16, fp32 or fp8.
     model = load_motion_module(
         file, operations=comfy.ops.manual_cast, dtype=dtype, progress=lambda done: bar.update_absolute(done)
     )
-    return new_patcher(model)
+    return new_patcher(model, _load, file)
