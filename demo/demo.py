@@ -1,9 +1,9 @@
 """Render our published workflows in a real ComfyUI, on a model family small enough for any CPU.
 
-    python run.py demo [--prompt TEXT] [--seed N] [--gpu]
+    python run.py demo [--prompt TEXT] [--seed N] [--gpu] [--hero FILE]
 
-What: each `Render` of renders.py becomes a `Result`. The models are those of `demo/models` or, where none are
-there yet, random ones of the same shape.
+What: each `Render` of renders.py becomes an animated WEBP, and all of them a page. The models are those of
+`demo/models`; where none are there yet, one animation is made with random ones of the same shape.
 Runs with the Python of `.venv`; `run.py` starts it.
 """
 
@@ -15,74 +15,76 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from base_directory import prepare_base
-from PIL import Image, ImageChops
-from renders import RENDERS, Render, changed, fitted, load_workflow, with_text
+from gallery import count_moving_frames, write_page, write_strip
+from renders import FILES, RENDERS, Render, Result, prompt_of
 from server import ComfyServer, PromptError
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "demo" / "models"
 STATE = ROOT / ".flipbook" / "demo"
 
+TRAINED = (
+    "Made by a real ComfyUI with this pack on a CPU, through the published workflows. The models are tiny "
+    "ones, trained by this repository on a world of moving shapes."
+)
+RANDOM = (
+    "Made by a real ComfyUI with this pack on a CPU, through the published workflow. The models have random "
+    "weights: the picture means nothing, it only shows that everything works together."
+)
 PACKS = {"animatediff-flipbook": ROOT, "tiny-family": ROOT / "demo" / "tiny_family"}
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished render."""
-
-    render: Render
-    path: Path
-    """The animated WEBP."""
-    frames: int
-    seconds: float
-    """From the prompt to the saved file, without the start of the server."""
 
 
 # --- models ---
 
 
-def demo_models(comfyui: Path) -> dict[str, list[Path]]:
-    """Model files by folder: the trained ones of `demo/models`, or random ones, written anew."""
-    folders = ("checkpoints", "animatediff_models", "animatediff_motion_lora", "loras")
-    models = {folder: sorted((MODELS / folder).glob("*.safetensors")) for folder in folders}
+def demo_models(comfyui: Path) -> tuple[dict[str, list[Path]], bool]:
+    """Model files by folder, and whether they are trained: those of `demo/models`, else random ones."""
+    models = {folder: sorted((MODELS / folder).glob("*.safetensors")) for folder in set(FILES.values())}
     if models["checkpoints"] and models["animatediff_models"]:
-        return models
+        return models, True
     print("==> Writing random models: expect moving patterns, not pictures", file=sys.stderr, flush=True)
     random = STATE / "random_models"
     script = str(ROOT / "demo" / "random_models.py")
     subprocess.run([sys.executable, script, "--comfyui", str(comfyui), "--output", str(random)], check=True)
-    return {folder: sorted((random / folder).glob("*.safetensors")) for folder in models}
+    return {folder: sorted((random / folder).glob("*.safetensors")) for folder in models}, False
 
 
 # --- rendering ---
 
 
 def render_all(
-    server: ComfyServer, renders: tuple[Render, ...], models: Mapping[str, list[Path]]
+    server: ComfyServer, renders: Sequence[Render], models: Mapping[str, list[Path]]
 ) -> list[Result]:
-    """Render one after another. Raises PromptError, or ValueError if a result is no animation."""
+    """Render one after another, printing each path as it is written; a render without its model is left out.
+
+    Raises PromptError, or ValueError if a result is no animation.
+    """
     results = []
-    for render in renders:
-        print(f"==> Rendering {render.name}: {render.caption}", file=sys.stderr, flush=True)
-        prompt = changed(fitted(load_workflow(render.workflow), models), render.changes)
-        if render.prompt is not None:
-            prompt = with_text(prompt, render.prompt)
+    for number, render in enumerate(renders, start=1):
+        try:
+            prompt = prompt_of(render, models)
+        except LookupError as missing:
+            print(f"==> Leaving {render.name} out: {missing}", file=sys.stderr, flush=True)
+            continue
+        title = f"==> Rendering {number} of {len(renders)}, {render.name}: {render.caption}"
+        print(title, file=sys.stderr, flush=True)
         history = server.run(prompt, timeout=600, on_event=progress_printer(prompt))
         saved = [file for file in history.files if file.filename.endswith(".webp")]
         if not saved:
-            raise ValueError(
-                f"{render.workflow} saved no WEBP; it saved {[f.filename for f in history.files]}"
-            )
+            names = [file.filename for file in history.files]
+            raise ValueError(f"{render.workflow} saved no WEBP; it saved {names}")
         path = STATE / f"{render.name}.webp"
         temporary = path.with_suffix(".tmp")
         shutil.copyfile(saved[0].path, temporary)
         os.replace(temporary, path)
-        results.append(Result(render, path, count_moving_frames(path), history.seconds))
+        result = Result(render, path, count_moving_frames(path), history.seconds)
+        print(f"{path}  ({result.frames} frames, {result.seconds:.1f} s)", flush=True)
+        results.append(result)
     return results
 
 
@@ -106,20 +108,6 @@ def progress_printer(prompt: dict) -> Callable[[str, dict], None]:
     return show
 
 
-def count_moving_frames(path: Path) -> int:
-    """Number of frames of an animation. Raises ValueError if there is one only, or if nothing moves."""
-    with Image.open(path) as image:
-        frames = []
-        for index in range(getattr(image, "n_frames", 1)):
-            image.seek(index)
-            frames.append(image.convert("RGB"))
-    if len(frames) < 2:
-        raise ValueError(f"{path} holds one frame: the result is a picture and no animation")
-    if not any(ImageChops.difference(frames[0], frame).getbbox() for frame in frames[1:]):
-        raise ValueError(f"{path} holds {len(frames)} equal frames: nothing moves")
-    return len(frames)
-
-
 def main() -> int:
     """Exit status 0, or 1 with a sentence."""
     parser = argparse.ArgumentParser(prog="run.py demo", description="Render the demo.")
@@ -127,31 +115,44 @@ def main() -> int:
     parser.add_argument("--prompt", help="another text; the tiny models know shapes, colours and directions")
     parser.add_argument("--seed", type=int, help="another noise seed")
     parser.add_argument("--gpu", action="store_true", help="let ComfyUI use its GPU instead of the CPU")
+    parser.add_argument(
+        "--hero",
+        type=Path,
+        metavar="FILE",
+        help="also write the first row side by side (the README's picture)",
+    )
     options = parser.parse_args()
-
-    renders = RENDERS
-    if options.prompt is not None or options.seed is not None:
-        seed = {} if options.seed is None else {"KSampler.seed": options.seed}
-        renders = tuple(
-            replace(render, prompt=options.prompt or render.prompt, changes={**render.changes, **seed})
-            for render in renders
-        )
     try:
-        models = demo_models(options.comfyui)
+        models, trained = demo_models(options.comfyui)
+        renders = chosen_renders(options.prompt, options.seed, trained)
         base = prepare_base(STATE / "base", PACKS, models)
         print("==> Starting ComfyUI with this pack", file=sys.stderr, flush=True)
         node = ("FlipbookApplyMotionModule",)
         with ComfyServer(options.comfyui, base, wait_for=node, cpu=not options.gpu) as server:
             results = render_all(server, renders, models)
+        page = STATE / "index.html"
+        write_page(results, page, TRAINED if trained else RANDOM)
+        print(f"{page}  ({len(results)} animations)", flush=True)
+        if options.hero:
+            row = [r.path for r in results if r.render.section == results[0].render.section]
+            write_strip(row, options.hero)
     except PromptError as error:
         print(f"\nThe render failed ({error.kind}): {error}", file=sys.stderr)
         return 1
     except (OSError, RuntimeError, ValueError, subprocess.CalledProcessError) as error:
         print(f"\nThe demo failed: {error}", file=sys.stderr)
         return 1
-    for result in results:
-        print(f"{result.path}  ({result.frames} frames, {result.seconds:.1f} s)", flush=True)
     return 0
+
+
+def chosen_renders(prompt: str | None, seed: int | None, trained: bool) -> tuple[Render, ...]:
+    """All renders; only the first with random models, or with a prompt of the user's."""
+    renders = RENDERS if trained and prompt is None else RENDERS[:1]
+    if prompt is not None:
+        renders = tuple(replace(render, prompt=prompt, caption=prompt) for render in renders)
+    if seed is not None:
+        renders = tuple(replace(render, seed=seed) for render in renders)
+    return renders
 
 
 if __name__ == "__main__":

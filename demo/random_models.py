@@ -8,26 +8,9 @@ weights. Runs as a process of its own because it imports ComfyUI, with its deman
 
 import argparse
 import importlib
-import importlib.util
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-PACK = "animatediff_flipbook"
-
-
-def load_pack(comfyui: Path) -> None:
-    """Make `comfy` importable without a GPU, then import this pack by its path, as ComfyUI does."""
-    # `nodes` is a folder of ours and a module of ComfyUI's: our folders must not be importable from.
-    sys.path[:] = [str(comfyui), *(p for p in sys.path if Path(p).resolve() not in (ROOT, ROOT / "demo"))]
-    importlib.import_module("utils.extra_config")  # claims `utils` before ComfyUI's nodes.py shadows it
-    importlib.import_module("comfy.cli_args").args.cpu = True
-    spec = importlib.util.spec_from_file_location(
-        PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[PACK] = module
-    spec.loader.exec_module(module)
+from bootstrap import PACK, enter
 
 
 def write_models(folder: Path, seed: int = 0) -> None:
@@ -57,7 +40,7 @@ def main() -> None:
     parser.add_argument("--comfyui", type=Path, required=True, help="folder with ComfyUI's main.py")
     parser.add_argument("--output", type=Path, required=True, help="folder to hold checkpoints and more")
     options = parser.parse_args()
-    load_pack(options.comfyui.resolve())
+    enter(options.comfyui)
     write_models(options.output)
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 API_WORKFLOWS = ROOT / "tests" / "data" / "api"
 SIZE = 128  # pixels: what the tiny family is made for
-FILES = {  # input of a node -> folder whose first file it gets
+FILES = {  # input of a node that names a file -> folder in which the file lies
     "CheckpointLoaderSimple.ckpt_name": "checkpoints",
     "FlipbookLoadMotionModule.motion_module": "animatediff_models",
     "FlipbookLoadMotionLora.motion_lora": "animatediff_motion_lora",
@@ -31,21 +32,77 @@ class Render:
     """File name of the result, without its ending."""
     workflow: str
     """Stem of a published workflow."""
+    section: str
+    """Heading of the gallery under which it stands."""
     caption: str
-    """What it shows, for people."""
-    prompt: str | None = None
+    """What to look at, for people."""
+    prompt: str
     """Replaces the text that leads to the sampler's positive input."""
+    seed: int = 7
+    """Of the noise."""
     changes: Mapping[str, object] = field(default_factory=dict)
     """`NodeClass.input` -> value, for every node of that class."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Folder -> pattern of the file name to take there; any file where nothing is said."""
 
+
+@dataclass(frozen=True)
+class Result:
+    """A finished render."""
+
+    render: Render
+    path: Path
+    """The animated WEBP."""
+    frames: int
+    seconds: float
+    """From the prompt to the saved file, without the start of the server."""
+
+
+TEXT = "Text to animation: one motion module, four prompts"
+CAMERA = "MotionLoRA: the same clip with a zoom at three strengths"
+ADAPTER = "Domain adapter: how much of the training videos' look to keep"
 
 RENDERS = (
-    Render(
-        name="text-to-animation",
-        workflow="text-to-animation",
-        caption="Text to animation: a motion module makes the frames of one prompt move together",
-        prompt="a red circle moving right",
-        changes={"KSampler.seed": 7},
+    *(
+        Render(
+            name=f"text-to-animation-{number}",
+            workflow="text-to-animation",
+            section=TEXT,
+            caption=prompt,
+            prompt=prompt,
+        )
+        for number, prompt in enumerate(
+            (
+                "a red circle moving right on a checkered background",
+                "a blue square moving up on a dotted background",
+                "a yellow triangle growing on a striped background",
+                "a green cross moving left on a cloudy background",
+            ),
+            start=1,
+        )
+    ),
+    *(
+        Render(
+            name=f"motion-lora-{name}",
+            workflow="motion-lora",
+            section=CAMERA,
+            caption=f"zoom in, strength {strength:g}",
+            prompt="a magenta circle still on a checkered background",
+            changes={"FlipbookLoadMotionLora.strength": strength},
+            files={"animatediff_motion_lora": "*zoom*in*"},
+        )
+        for name, strength in (("reversed", -1.0), ("off", 0.0), ("on", 1.0))
+    ),
+    *(
+        Render(
+            name=f"domain-adapter-{alpha:g}",
+            workflow="domain-adapter",
+            section=ADAPTER,
+            caption=f"alpha {alpha:g}",
+            prompt="a cyan square moving right on a striped background",
+            changes={"FlipbookApplyDomainAdapter.alpha": alpha},
+        )
+        for alpha in (1.0, 0.5, 0.0)
     ),
 )
 
@@ -101,9 +158,34 @@ def with_text(prompt: dict, text: str, sampler_input: str = "positive") -> dict:
     return result
 
 
-def fitted(prompt: dict, models: Mapping[str, list[Path]]) -> dict:
-    """A copy that names files we have and the size they are made for, in the nodes that the workflow has."""
+def chosen_files(
+    prompt: dict, models: Mapping[str, Sequence[Path]], patterns: Mapping[str, str]
+) -> dict[str, str]:
+    """`NodeClass.input` -> file name, for every node of the workflow that takes a file of ours.
+
+    models: folder -> files in it. patterns: folder -> pattern of the name wanted there.
+    Raises LookupError if a folder holds no such file.
+    """
     kinds = {node["class_type"] for node in prompt.values()}
-    files = {key: models[folder][0].name for key, folder in FILES.items() if models.get(folder)}
-    size = {"EmptyLatentImage.width": SIZE, "EmptyLatentImage.height": SIZE}
-    return changed(prompt, {k: v for k, v in {**files, **size}.items() if k.split(".")[0] in kinds})
+    chosen = {}
+    for target, folder in FILES.items():
+        if target.partition(".")[0] in kinds:
+            pattern = patterns.get(folder, "*")
+            names = [path.name for path in models.get(folder, ()) if fnmatch(path.name, pattern)]
+            if not names:
+                raise LookupError(f"there is no file {pattern} for {folder}")
+            chosen[target] = names[0]
+    return chosen
+
+
+def prompt_of(render: Render, models: Mapping[str, Sequence[Path]]) -> dict:
+    """The API prompt of a render. Raises LookupError if a model file for it is missing."""
+    prompt = load_workflow(render.workflow)
+    changes = {
+        **chosen_files(prompt, models, render.files),
+        "EmptyLatentImage.width": SIZE,
+        "EmptyLatentImage.height": SIZE,
+        "KSampler.seed": render.seed,
+        **render.changes,
+    }
+    return with_text(changed(prompt, changes), render.prompt)

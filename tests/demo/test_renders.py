@@ -1,9 +1,12 @@
 """Exchanging values in a workflow: what is reached, and that a change which reaches nothing is refused."""
 
 import copy
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from animatediff_flipbook.demo import renders
+from animatediff_flipbook.demo import gallery, renders
+from PIL import Image
 
 PROMPT = {
     "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd15.safetensors"}},
@@ -56,18 +59,81 @@ def test_text_is_found_through_other_nodes():
         renders.with_text({"5": PROMPT["5"]}, "x")
 
 
-def test_files_and_size_fit_the_nodes_that_are_there(tmp_path):
-    models = {
-        "checkpoints": [tmp_path / "tiny_ad.safetensors"],
-        "animatediff_models": [tmp_path / "mm.ckpt"],
-    }
-    after = renders.fitted(PROMPT, models)
-    assert after["1"]["inputs"]["ckpt_name"] == "tiny_ad.safetensors"
-    assert after["5"]["inputs"] == {"width": renders.SIZE, "height": renders.SIZE, "batch_size": 16}
+MODELS = {
+    "checkpoints": [Path("tiny_ad.safetensors")],
+    "animatediff_models": [Path("tiny_mm.safetensors")],
+    "animatediff_motion_lora": [Path("pan_left.safetensors"), Path("zoom_in.safetensors")],
+    "loras": [Path("adapter.safetensors")],
+}
 
 
-def test_every_render_names_a_published_workflow():
+def test_every_render_becomes_a_prompt_of_its_published_workflow():
     published = {path.stem for path in (renders.ROOT / "workflows").glob("*.json")}
     assert {render.workflow for render in renders.RENDERS} <= published
+    assert len({render.name for render in renders.RENDERS}) == len(renders.RENDERS)
     for render in renders.RENDERS:
-        renders.changed(renders.load_workflow(render.workflow), render.changes)
+        original, prompt = renders.load_workflow(render.workflow), renders.prompt_of(render, MODELS)
+        assert {k: v["class_type"] for k, v in prompt.items()} == {
+            k: v["class_type"] for k, v in original.items()
+        }
+        for key, node in prompt.items():
+            links = {name: value for name, value in node["inputs"].items() if isinstance(value, list)}
+            assert links.items() <= original[key]["inputs"].items(), "the graph must stay as published"
+        by_kind = {node["class_type"]: node["inputs"] for node in prompt.values()}
+        assert by_kind["CheckpointLoaderSimple"]["ckpt_name"] == "tiny_ad.safetensors"
+        assert by_kind["KSampler"]["seed"] == render.seed
+        assert by_kind["EmptyLatentImage"]["width"] == renders.SIZE
+        if render.workflow == "motion-lora":
+            assert by_kind["FlipbookLoadMotionLora"]["motion_lora"] == "zoom_in.safetensors"
+
+
+def test_a_missing_model_is_named():
+    render = next(render for render in renders.RENDERS if render.workflow == "motion-lora")
+    with pytest.raises(LookupError, match=r"no file \*zoom\*in\* for animatediff_motion_lora"):
+        renders.prompt_of(render, {**MODELS, "animatediff_motion_lora": [Path("pan_left.safetensors")]})
+
+
+@pytest.fixture
+def animation(tmp_path):
+    def make(name, colours):
+        frames = [Image.new("RGB", (16, 16), colour) for colour in colours]
+        path = tmp_path / f"{name}.webp"
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=100, lossless=True)
+        return path
+
+    return make
+
+
+def test_only_what_moves_is_an_animation(animation):
+    assert gallery.count_moving_frames(animation("moving", ["red", "blue", "green"])) == 3
+    with pytest.raises(ValueError, match="one frame"):
+        gallery.count_moving_frames(animation("picture", ["red"]))
+
+
+def test_page_shows_every_result_and_escapes_prompts(animation, tmp_path):
+    render = renders.Render("a", "text-to-animation", "One <section>", "cap", "<b>prompt</b>", seed=5)
+    results = [
+        renders.Result(render, animation("a", ["red", "blue"]), 2, 1.25),
+        renders.Result(replace(render, section="Two"), animation("b", ["red", "blue"]), 2, 1.0),
+    ]
+    page = tmp_path / "index.html"
+    gallery.write_page(results, page, "intro & more")
+    text = page.read_text(encoding="utf-8")
+    for words in (
+        "One &lt;section&gt;",
+        "&lt;b&gt;prompt",
+        'src="a.webp"',
+        'src="b.webp"',
+        "seed 5",
+        "&amp; more",
+    ):
+        assert words in text
+    assert "<b>prompt" not in text
+
+
+def test_strip_puts_animations_side_by_side(animation, tmp_path):
+    paths = [animation("a", ["red", "blue"]), animation("b", ["green", "white", "black"])]
+    gallery.write_strip(paths, tmp_path / "docs" / "hero.webp", size=32, gap=4)
+    frames = gallery.read_frames(tmp_path / "docs" / "hero.webp")
+    assert len(frames) == 2 and frames[0].size == (68, 32)
+    assert frames[1].getpixel((16, 16))[2] > 200 and min(frames[1].getpixel((52, 16))) > 200
