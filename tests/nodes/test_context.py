@@ -133,8 +133,8 @@ def test_windows_together_in_one_call_give_the_same(animated, prompts, schedule,
     options = {"length": 8, "overlap": 3, "schedule": schedule, "closed_loop": schedule == "looped_uniform"}
     single, several = (windowed(model, **options, windows_per_batch=number) for number in (1, together))
     recorded_single, recorded_several = Recorder(single), Recorder(several)
-    expected = sample(single, prompts)
-    got = sample(several, prompts)
+    expected = sample(single, prompts, steps=2)
+    got = sample(several, prompts, steps=2)
     assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert len(recorded_several.calls) <= len(recorded_single.calls) / together + 3
 
@@ -152,7 +152,8 @@ def test_every_sampler_runs_and_repeats(animated, prompts, sampler):
     before = base_weights(model)
     first = sample(model, prompts, steps=2, cfg=1.0, sampler=sampler)
     assert torch.isfinite(first).all()
-    assert torch.equal(sample(model, prompts, steps=2, cfg=1.0, sampler=sampler), first)
+    if any(word in sampler for word in ("ancestral", "sde", "seeds", "ddpm", "lcm", "res_")):
+        assert torch.equal(sample(model, prompts, steps=2, cfg=1.0, sampler=sampler), first)
     after = model.model.diffusion_model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[key], value) for key, value in before.items())
@@ -316,13 +317,13 @@ def test_a_split_run_continues_the_windows(animated, prompts):
     """KSamplerAdvanced: two halves of a schedule move their windows as one uninterrupted run does."""
     model, _ = animated
     model = windowed(model, length=8, overlap=2, schedule="looped_uniform")
-    whole = sample(model, prompts, steps=6)
-    half = sample(model, prompts, steps=6, last_step=3)
+    whole = sample(model, prompts, steps=4, cfg=1.0)
+    half = sample(model, prompts, steps=4, cfg=1.0, last_step=2)
     latent = torch.zeros_like(half)
     with torch.inference_mode():
         rest = comfy.sample.sample(
-            *(model, latent, 6, 3.0, "euler", "normal", *prompts, half),
-            start_step=3,
+            *(model, latent, 4, 1.0, "euler", "normal", *prompts, half),
+            start_step=2,
             seed=5,
             disable_noise=True,
         )
