@@ -1,6 +1,6 @@
-"""Enter ComfyUI as a library, on the CPU, and load this pack as ComfyUI would: for the scripts of `demo/`.
+"""Enter ComfyUI as a library, on the CPU, and load this pack as ComfyUI would, for scripts of `demo/`.
 
-Scripts run as files, so their own folder is on the path and `from bootstrap import enter` works from anywhere.
+Scripts run as files: their own folder is on the path, so `from bootstrap import enter` works from anywhere.
 """
 
 import importlib.util
@@ -13,9 +13,9 @@ PACK = "animatediff_flipbook"
 
 
 def enter(comfyui: Path | None = None, pytorch_attention: bool = True) -> Path:
-    """Put ComfyUI on the path, make `import comfy` work without a GPU, load the pack as `animatediff_flipbook`.
+    """Put ComfyUI on the path, make `import comfy` work on the CPU, load the pack as `animatediff_flipbook`.
 
-    comfyui: its folder; by default the environment variable COMFYUI_PATH, else the copy `python run.py` unpacks.
+    comfyui: its folder; by default the variable COMFYUI_PATH, else the copy that `python run.py` unpacks.
     Returns the folder. Raises FileNotFoundError if no ComfyUI is there. Call before anything imports comfy.
     """
     folder = Path(
@@ -23,7 +23,7 @@ def enter(comfyui: Path | None = None, pytorch_attention: bool = True) -> Path:
     ).resolve()
     if not (folder / "comfy").is_dir():
         raise FileNotFoundError(
-            f"{folder} holds no ComfyUI. Run `python run.py demo` once, which fetches one, or set COMFYUI_PATH."
+            f"{folder} holds no ComfyUI. Run `python run.py demo` once, which gets one, or set COMFYUI_PATH."
         )
     # `nodes` is the name of our folder and of ComfyUI's module: our root must never be importable from
     sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != ROOT]

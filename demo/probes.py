@@ -1,8 +1,8 @@
 """What a clip of the tiny world shows, measured by geometry: no network that could have learned our mistakes.
 
-The shape is the only saturated thing in a picture, so its colour finds it; its track gives the direction. The
-camera is found by least squares on the ground: between neighbouring frames the brightness must be carried along
-by one zoom and one pan (Lucas and Kanade's equation with three unknowns, refined by warping).
+The shape is the only saturated thing in a picture, so its colour finds it; its track gives the direction.
+The camera is found by least squares on the ground: between neighbouring frames the brightness must be carried
+along by one zoom and one pan (Lucas and Kanade's equation with three unknowns, refined by warping).
 
 Shapes: clips (F, H, W, 3) float in 0..1; x grows to the right, y downwards.
 """
@@ -101,13 +101,11 @@ def colour(frames: np.ndarray) -> str | None:
         return plane / max(abs(plane), 1e-6)
 
     here = hue(mean)
-    return max(
-        world.COLOURS, key=lambda name: (here * hue(np.array(world.COLOURS[name])).conjugate()).real
-    )
+    return max(world.COLOURS, key=lambda name: (here * hue(np.array(world.COLOURS[name])).conjugate()).real)
 
 
 def shape(frame: np.ndarray) -> str | None:
-    """Name of the shape in one frame (H, W, 3): the drawn shape of the same area and place that overlaps most."""
+    """Name of the shape in one frame (H, W, 3): the drawn one of same area and place that overlaps most."""
     mask = shape_mask(frame[None])[0]
     if mask.sum() < 40:
         return None
@@ -169,16 +167,11 @@ def camera(frames: np.ndarray, steps: int = 4) -> world.Camera:
             to_y = y + movement[0] * (y - middle_y) + movement[2]
             moved = _bilinear(following, to_x, to_y)
             inside = (
-                (to_x > border)
-                & (to_x < width - 1 - border)
-                & (to_y > border)
-                & (to_y < height - 1 - border)
+                (to_x > border) & (to_x < width - 1 - border) & (to_y > border) & (to_y < height - 1 - border)
             )
             use = inside & ~mask_now & ~mask_next
             slope_y, slope_x = np.gradient(moved)
-            rows = np.stack([slope_x * (x - middle_x) + slope_y * (y - middle_y), slope_x, slope_y])[
-                :, use
-            ]
+            rows = np.stack([slope_x * (x - middle_x) + slope_y * (y - middle_y), slope_x, slope_y])[:, use]
             normal += rows @ rows.T
             right += rows @ (now - moved)[use]
         # a little of the diagonal keeps a striped ground, which tells nothing along its stripes, solvable
@@ -191,8 +184,8 @@ def _high_pass(picture: np.ndarray) -> np.ndarray:
 
 
 def watermark(frames: np.ndarray) -> float:
-    """How much of the watermark is seen, -1..1: normalised correlation with its letters, high-passed, over the
-    mean picture of the clip (what does not move stays, what moves fades)."""
+    """How much of the watermark is seen, -1..1: normalised correlation with its letters, both high-passed, in
+    the mean picture of the clip (what does not move stays, what moves fades)."""
     ink = world.watermark()
     rows, columns = np.nonzero(ink)
     box = (slice(rows.min() - 3, rows.max() + 4), slice(columns.min() - 3, columns.max() + 4))
@@ -215,5 +208,5 @@ def sharpness(frames: np.ndarray) -> float:
 
 
 def steadiness(frames: np.ndarray) -> float:
-    """1 minus the mean absolute difference of neighbouring frames (VBench's flicker score, still scenes only)."""
+    """1 minus the mean absolute difference of neighbouring frames (VBench's flicker score; still scenes)."""
     return float(1 - np.abs(np.diff(frames, axis=0)).mean())

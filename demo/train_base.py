@@ -1,7 +1,7 @@
 """Train the base of the tiny family from nothing: autoencoder, then text-to-image UNet and text encoder.
 
     python demo/train_base.py                 # all stages, about an hour on two CPU cores
-    python demo/train_base.py --stage vae     # one of: vae, latents, unet, export
+    python demo/train_base.py --stage vae     # one of: vae, latents, unet, export, measure
 
 Every stage keeps its state in `.flipbook/train/`, once a minute, and goes on from there when started again; a
 finished stage is skipped. The last one writes `demo/models/checkpoints/tiny_ad.safetensors` (fp16).
@@ -14,6 +14,9 @@ import argparse
 import json
 import math
 import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -24,13 +27,17 @@ from bootstrap import ROOT, enter
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin lose ten times on a shared machine
 enter()
 
-import comfy.taesd.taesd as taesd  # noqa: E402  # ComfyUI is importable only after enter()
+import comfy.sample  # noqa: E402  # ComfyUI is importable only after enter()
+import comfy.sd  # noqa: E402
+import comfy.taesd.taesd as taesd  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from animatediff_flipbook.demo import world  # noqa: E402
+import torch.distributed as distributed  # noqa: E402
+from animatediff_flipbook.demo import probes, world  # noqa: E402
 from animatediff_flipbook.demo.tiny_family import build, tokenizer  # noqa: E402
-from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention  # noqa: E402
+from comfy.ldm.modules.attention import SpatialTransformer  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock  # noqa: E402
+from PIL import Image  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from torch import nn  # noqa: E402
@@ -55,11 +62,11 @@ class Settings:
     vae_rate: float = 2e-3
     """Highest learning rate."""
     vae_widths: tuple[int, ...] = (16, 32, 48, 64)
-    """Channels at 1/1, 1/2, 1/4 and 1/8 of the picture: TAESD's layout has 64 everywhere, which is seven times
-    the work; the narrower network is trained and then set into the wide one, whose other channels stay zero."""
+    """Channels at 1/1, 1/2, 1/4 and 1/8 of the picture: TAESD's layout has 64 everywhere, which is seven
+    times the work; the narrower network is trained and then set into the wide one among zeros."""
     num_latents: int = 4000
     """Pictures whose latents the UNet trains on."""
-    unet_minutes: float = 40.0
+    unet_minutes: float = 31.0
     """Working time of the UNet and text encoder together."""
     unet_batch: int = 16
     """Latents a step."""
@@ -90,6 +97,22 @@ def read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict] | None:
     with safe_open(path, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
         return tensors, json.loads(file.metadata()["facts"])
+
+
+def share_gradients(network: nn.Module, seconds: float) -> float:
+    """Average the gradients, and the step's seconds, over the workers; returns the seconds.
+
+    One meeting a step: two processes of one thread each get far more done on a busy machine than two threads
+    that wait for each other in every layer.
+    """
+    parameters = [parameter for parameter in network.parameters() if parameter.grad is not None]
+    flat = torch.cat([parameter.grad.flatten() for parameter in parameters] + [torch.tensor([seconds])])
+    distributed.all_reduce(flat)
+    flat /= distributed.get_world_size()
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, part in zip(parameters, flat[:-1].split(sizes), strict=True):
+        parameter.grad.copy_(part.view_as(parameter))
+    return float(flat[-1])
 
 
 class Run:
@@ -159,6 +182,7 @@ class Run:
                     f"{self.name}: the loss is {loss.item()} at step {self.step}. Lower the rate."
                 )
             loss.backward()
+            spent = share_gradients(self.network, time.monotonic() - began)
             nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -169,7 +193,9 @@ class Run:
                     self.average[key].lerp_(value, 1 - decay)
             losses.append(loss.item())
             now = time.monotonic()
-            self.seconds += now - began
+            self.seconds += spent
+            if distributed.get_rank() > 0:
+                continue
             if now - shown > 15:
                 mean = sum(losses[-50:]) / len(losses[-50:])
                 print(
@@ -181,7 +207,8 @@ class Run:
             if now - saved > SAVE_EVERY:
                 self.save(done=False)
                 saved = now
-        self.save(done=True)
+        if distributed.get_rank() == 0:
+            self.save(done=True)
 
     @property
     def done(self) -> bool:
@@ -231,8 +258,8 @@ class NarrowVae(nn.Module):
             self._begin_as_pooling()
 
     def _begin_as_pooling(self) -> None:
-        """Let three channels carry colour through both networks from the start: the encoder pools, the decoder
-        interpolates. Training then only adds detail, which a few minutes suffice for."""
+        """Let three channels carry colour through both networks from the start: the encoder pools, the
+        decoder interpolates. Training then only adds detail, for which a few minutes suffice."""
         binomial = torch.tensor([1.0, 2.0, 1.0])
         binomial = torch.outer(binomial, binomial) / 16
         centre = torch.zeros(3, 3)
@@ -261,13 +288,13 @@ class NarrowVae(nn.Module):
         decoder[-1].weight *= 0.1
         carry(decoder[-1], centre, eye)
         for module in self.modules():
-            if isinstance(module, taesd.Block):  # sixteen residual branches begin small and leave colour alone
+            if isinstance(module, taesd.Block):  # residual branches begin small and leave colour alone
                 module.conv[-1].weight *= 0.2
                 module.conv[-1].weight[:3] = 0.0
 
 
 def widen(narrow: dict[str, torch.Tensor], wide: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Set the narrow network's weights into the corner of zeros of the wide one's shapes: the same function."""
+    """Set the narrow network's weights into a corner of the wide one's shapes, among zeros: same function."""
     result = {}
     for key, value in wide.items():
         if key not in narrow:
@@ -292,19 +319,21 @@ def _slopes(pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train_vae(settings: Settings) -> None:
-    """Stage 1. Latents are held near zero mean and unit variance, and are blurred with a little noise, so that
-    the UNet's small errors do no harm."""
+    """Stage 1. Latents are held near zero mean and unit variance, and get a little noise, so that the UNet's
+    small errors do no harm."""
     torch.manual_seed(settings.seed)
     run = Run("vae", NarrowVae(settings.vae_widths), settings.vae_minutes, settings.vae_rate, 0.99)
     if run.done:
         return
     pool = torch.cat([_pool(settings, 0, 1500, "image"), _pool(settings, 1500, 1000, "video")])
     network = run.network.to(memory_format=torch.channels_last)
+    batch = settings.vae_batch // distributed.get_world_size()
 
     def loss_of_step(step: int) -> torch.Tensor:
-        random = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-        which = torch.randint(len(pool), (settings.vae_batch,), generator=random)
-        places = torch.randint(0, world.SIZE - 64 + 1, (settings.vae_batch, 2), generator=random).tolist()
+        counter = step * distributed.get_world_size() + distributed.get_rank()
+        random = torch.Generator().manual_seed(settings.seed * 1_000_003 + counter)
+        which = torch.randint(len(pool), (batch,), generator=random)
+        places = torch.randint(0, world.SIZE - 64 + 1, (batch, 2), generator=random).tolist()
         crops = [pool[i, :, y : y + 64, x : x + 64] for i, (y, x) in zip(which.tolist(), places, strict=True)]
         pictures = torch.stack(crops).float().div(255).contiguous(memory_format=torch.channels_last)
         latents = network.taesd_encoder(pictures)
@@ -368,26 +397,15 @@ def cache_latents(settings: Settings) -> None:
 
 
 class TextToImage(nn.Module):
-    """UNet and text model, trained together. ComfyUI's text forward adds in place, which autograd refuses, so
-    its layers are called here one by one; `tests/demo` holds the two equal."""
+    """UNet and text model, trained together."""
 
     def __init__(self, networks: build.TinyNetworks) -> None:
         super().__init__()
         self.unet, self.text = networks.unet, networks.text.requires_grad_(True)
 
-    def encode(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Token numbers (B, 32) to context (B, 32, 64)."""
-        model = self.text.transformer.text_model
-        x = model.embeddings(tokens)
-        mask = torch.full((x.shape[1], x.shape[1]), -torch.finfo(x.dtype).max).triu_(1)
-        for layer in model.encoder.layers:
-            x = x + layer.self_attn(layer.layer_norm1(x), mask, optimized_attention)
-            x = x + layer.mlp(layer.layer_norm2(x))
-        return model.final_layer_norm(x)
-
     def forward(self, latents: torch.Tensor, timesteps: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Predicted noise (B, 4, H, W)."""
-        return self.unet(latents, timesteps, self.encode(tokens))
+        return self.unet(latents, timesteps, self.text.encode_for_training(tokens))
 
 
 def fresh_text_to_image(seed: int) -> TextToImage:
@@ -431,19 +449,21 @@ def train_unet(settings: Settings) -> None:
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     kept = torch.cumprod(1 - betas, 0).float()
     snr = kept / (1 - kept)
-    batch = settings.unet_batch
+    rank, workers = distributed.get_rank(), distributed.get_world_size()
+    batch = settings.unet_batch // workers
 
     def loss_of_step(step: int) -> torch.Tensor:
-        rng = np.random.default_rng([settings.seed, 7, step])
-        random = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+        rng = np.random.default_rng([settings.seed, 7, step, rank])
+        random = torch.Generator().manual_seed(settings.seed * 1_000_003 + step * workers + rank)
         which = rng.integers(0, len(latents), batch)
         captions = [caption_for_training(scenes[i], rng, settings.empty_captions) for i in which]
         tokens = torch.full((batch, tokenizer.CONTEXT_LENGTH), tokenizer.END)
         for row, caption in enumerate(captions):
             numbers = words(caption)["input_ids"]
             tokens[row, : len(numbers)] = torch.tensor(numbers)
-        # one timestep in each of `batch` equal parts of the schedule: less chance in the loss
-        t = ((torch.arange(batch) + torch.rand(batch, generator=random)) * (1000 / batch)).long()
+        # one timestep in each of as many equal parts of the schedule as there are latents: a quieter loss
+        part = torch.arange(batch) * workers + rank
+        t = ((part + torch.rand(batch, generator=random)) * (1000 / (batch * workers))).long()
         clean = latents[torch.from_numpy(which)]
         noise = torch.randn(clean.shape, generator=random)
         a = kept[t].view(-1, 1, 1, 1)
@@ -470,18 +490,73 @@ def export(settings: Settings) -> None:
     print(f"{CHECKPOINT}: {CHECKPOINT.stat().st_size / 1e6:.1f} MB, {found[1]['step']} steps", flush=True)
 
 
+# --- stage 5: figures ---------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def measure(settings: Settings, count: int = 16, steps: int = 16, cfg: float = 5.0) -> None:
+    """Stage 5. Sample pictures through ComfyUI's own loader and sampler for captions of unseen scenes; print
+    how many show the asked colour and shape, and write them as a sheet to `.flipbook/train/base.png`."""
+    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(CHECKPOINT))
+    scenes = [world.scene(settings.seed + 1000, i, "still") for i in range(count)]
+    empty = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+    pictures = []
+    for number, content in enumerate(scenes):
+        words = clip.encode_from_tokens_scheduled(clip.tokenize(content.caption))
+        noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(number))
+        latent = torch.zeros_like(noise)
+        made = comfy.sample.sample(
+            model, noise, steps, cfg, "euler", "normal", words, empty, latent, disable_pbar=True, seed=number
+        )
+        pictures.append(vae.decode(made).numpy())
+    pictures = np.concatenate(pictures)
+    colours = [probes.colour(picture[None]) == s.colour for picture, s in zip(pictures, scenes, strict=True)]
+    shapes = [probes.shape(picture) == s.shape for picture, s in zip(pictures, scenes, strict=True)]
+    drawn = np.stack([world.render(s, np.array([0.5]))[0] for s in scenes])
+    figures = {
+        "samples": count,
+        "colour_accuracy": round(float(np.mean(colours)), 3),
+        "shape_accuracy": round(float(np.mean(shapes)), 3),
+        "sharpness_to_world": round(probes.sharpness(pictures) / probes.sharpness(drawn), 3),
+    }
+    print(json.dumps(figures), flush=True)
+    for content in scenes[:16]:
+        print(content.caption, flush=True)
+    rows = [np.concatenate(row, axis=1) for row in np.split(pictures[: count // 8 * 8], count // 8)]
+    Image.fromarray(np.round(np.concatenate(rows) * 255).astype(np.uint8)).save(STATE / "base.png")
+
+
 def main() -> None:
     """Run the asked stages in order."""
     settings = Settings()
+    stages = {
+        "vae": train_vae,
+        "latents": cache_latents,
+        "unet": train_unet,
+        "export": export,
+        "measure": measure,
+    }
     parser = argparse.ArgumentParser(description="Train the base of the tiny family.")
-    parser.add_argument("--stage", choices=("all", "vae", "latents", "unet", "export"), default="all")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--stage", choices=("all", *stages), default="all")
+    parser.add_argument("--workers", type=int, default=2, help="processes, of one CPU thread each")
+    parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--meeting", default="", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
-    stages = {"vae": train_vae, "latents": cache_latents, "unet": train_unet, "export": export}
+    torch.set_num_threads(1)
+    meeting = chosen.meeting or str(Path(tempfile.mkdtemp(prefix="train_base_")) / "meeting")
+    if chosen.rank == 0:
+        for rank in range(1, chosen.workers):
+            more = ["--rank", str(rank), "--meeting", meeting]
+            subprocess.Popen([sys.executable, *sys.argv, *more])
+    distributed.init_process_group(
+        "gloo", init_method=Path(meeting).as_uri(), rank=chosen.rank, world_size=chosen.workers
+    )
     for name, stage in stages.items():
         if chosen.stage in ("all", name):
-            stage(settings)
+            if chosen.rank == 0 or name in ("vae", "unet"):
+                stage(settings)
+            distributed.barrier()
+    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """A small captioned world, drawn by formula: one coloured shape that moves over a textured ground.
 
-Why: a model family that trains from nothing in hours on two CPU cores needs data that is free, endless, exactly
-captioned and exactly measurable. Every picture is a pure function of (seed, index), so nothing is stored.
+Why: a model family that trains from nothing in hours on two CPU cores needs data that is free, endless,
+exactly captioned and exactly measurable. Every picture is a function of (seed, index): nothing is stored.
 
-Two domains, as in AnimateDiff's training (arXiv 2307.04725, section 4.1): the *image* domain is crisp and clean,
-the *video* domain shows the same scenes as stock footage would: blurred, flat, compressed, with a watermark.
+Two domains, as in AnimateDiff's training (arXiv 2307.04725, section 4.1): the *image* domain is crisp and
+clean, the *video* domain shows the same scenes as stock footage: blurred, flat, compressed, watermarked.
 
-Shapes: F frames, H = W = 128 pixels, RGB in the last axis, float32 in 0..1. x grows to the right, y downwards.
+Shapes: F frames, H = W = 128 pixels, RGB in the last axis, float32 in 0..1. x grows rightwards, y downwards.
 """
 
 import io
@@ -129,7 +129,7 @@ def scene(seed: int, index: int, motion: str | None = None) -> Scene:
 
 
 def _edge(distance: np.ndarray, width: float | np.ndarray = 1.0) -> np.ndarray:
-    """Coverage 0..1 of pixels at a signed distance in pixels (negative inside): one pixel of anti-aliasing."""
+    """Coverage 0..1 of pixels at a signed distance in pixels (negative inside), anti-aliased over `width`."""
     return np.clip(0.5 - distance / width, 0.0, 1.0)
 
 
@@ -169,7 +169,7 @@ def distance(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np
 def render(content: Scene, times: np.ndarray | None = None, camera: Camera | None = None) -> np.ndarray:
     """Draw a clip in the image domain.
 
-    times: (F,) moments in 0..1 of the clip, default 16 even steps. camera: its rates hold per 1/15 of the clip.
+    times: (F,) moments in 0..1 of the clip, default 16 even steps. camera: its rates are per 15th of the clip.
     Returns (F, 128, 128, 3) float32 in 0..1.
     """
     if times is None:
@@ -216,7 +216,7 @@ def watermark() -> np.ndarray:
 
 
 def as_video(frames: np.ndarray) -> np.ndarray:
-    """Image-domain frames (F, 128, 128, 3) as the video domain shows them: blur, contrast, watermark, JPEG."""
+    """Image-domain frames (F, 128, 128, 3) as the video domain has them: blur, contrast, watermark, JPEG."""
     ink = WATERMARK_ALPHA * watermark()[..., None]
     result = np.empty_like(frames)
     for number, frame in enumerate(frames):
@@ -239,7 +239,10 @@ def clip(
 
 
 def still(seed: int, index: int, domain: str = "image") -> tuple[np.ndarray, str]:
-    """One frame of the clip of this number, at a moment drawn with it: (128, 128, 3) float32, and its caption."""
+    """One frame of the clip of this number, at a moment of its own: (128, 128, 3) float32; and its caption.
+
+    The moment is another for every number, so stills show shapes at every stage of their way.
+    """
     content = scene(seed, index)
     moment = np.random.default_rng([seed, index, 1]).uniform(0.0, 1.0, 1)
     return _in_domain(render(content, moment), domain)[0], content.caption

@@ -1,8 +1,8 @@
 """A small SD1.5-shaped model family for ComfyUI's ordinary checkpoint loader.
 
 Why: the demo and the tests run our published workflows, unchanged, on a checkpoint of 13 MB. SD1.5 is
-recognised by its width (320) and text width (768); this subclass is the same architecture with other numbers, a
-text model with a vocabulary of words, and a VAE in TAESD's layout, which ComfyUI recognises by itself.
+recognised by its width (320) and text width (768); this subclass is the same architecture with other numbers,
+a text model with a vocabulary of words, and a VAE in TAESD's layout, which ComfyUI recognises by itself.
 """
 
 from typing import Any
@@ -11,6 +11,7 @@ import comfy.supported_models
 import comfy.utils
 import torch
 from comfy import clip_model, sd1_clip, supported_models_base
+from comfy.ldm.modules.attention import optimized_attention
 
 from .tokenizer import CONTEXT_LENGTH, END, START, TEXT_WIDTH, TinyTokenizer
 
@@ -54,6 +55,19 @@ class TinySDClipModel(sd1_clip.SDClipModel):
             model_options=model_options or {},
         )
 
+    def encode_for_training(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Token numbers (B, 32) to context (B, 32, 64), differentiable.
+
+        The same numbers as ComfyUI's own forward, whose layers add in place, which autograd refuses.
+        """
+        model = self.transformer.text_model
+        x = model.embeddings(tokens)
+        mask = torch.full((x.shape[1], x.shape[1]), -torch.finfo(x.dtype).max, device=x.device).triu_(1)
+        for layer in model.encoder.layers:
+            x = x + layer.self_attn(layer.layer_norm1(x), mask, optimized_attention)
+            x = x + layer.mlp(layer.layer_norm2(x))
+        return model.final_layer_norm(x)
+
 
 class TinyClipModel(sd1_clip.SD1ClipModel):
     """The text encoder object; `clip_name` keeps the prefix `clip_l` to which the file's keys are mapped."""
@@ -84,7 +98,7 @@ class TinyAD(comfy.supported_models.SD15):
     }
 
     def process_clip_state_dict(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Text model keys of the file to ComfyUI's: only the prefix differs (SD1.5's repairs are not ours)."""
+        """Text model keys of the file to ComfyUI's: only the prefix differs (no need of SD1.5's repairs)."""
         return comfy.utils.state_dict_prefix_replace(
             state_dict, {"cond_stage_model.": "clip_l."}, filter_keys=True
         )
@@ -95,7 +109,7 @@ class TinyAD(comfy.supported_models.SD15):
 
 
 def register() -> None:
-    """Make ComfyUI's checkpoint loader know the family. Further calls, also of a second import, do nothing."""
+    """Make ComfyUI's checkpoint loader know the family. A second call or import does nothing."""
     known = comfy.supported_models.models
     if not any(config.__name__ == TinyAD.__name__ for config in known):
         known.append(TinyAD)

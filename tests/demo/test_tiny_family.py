@@ -28,9 +28,7 @@ def test_every_tensor_of_the_file_is_loaded(checkpoint, caplog):
     with caplog.at_level(logging.DEBUG):
         patcher, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(checkpoint))
     words = ("missing", "unexpected", "leftover", "left over keys: dict_keys(['")
-    assert not [
-        r.getMessage() for r in caplog.records if any(w in r.getMessage().lower() for w in words)
-    ]
+    assert not [r.getMessage() for r in caplog.records if any(w in r.getMessage().lower() for w in words)]
     networks = build.build_networks(seed=3)
     for mine, theirs in (
         (networks.unet, patcher.model.diffusion_model),
@@ -47,9 +45,7 @@ def test_file_is_small_and_shaped_like_sd15(checkpoint, loaded):
     assert checkpoint.stat().st_size <= 13_000_000
     with safe_open(checkpoint, "pt") as file:
         values = sum(
-            file.get_slice(k).get_shape()
-            and torch.tensor(file.get_slice(k).get_shape()).prod().item()
-            or 1
+            file.get_slice(k).get_shape() and torch.tensor(file.get_slice(k).get_shape()).prod().item() or 1
             for k in file.keys()  # noqa: SIM118  # a safetensors file is no mapping
             if k.startswith("model.diffusion_model.")
         )
@@ -115,3 +111,14 @@ def test_samples_and_decodes(loaded):
     assert pictures.shape == (2, 64, 64, 3)
     assert torch.isfinite(pictures).all()
     assert vae.encode(pictures).shape == (2, 4, 8, 8)
+
+
+def test_text_forward_for_training_is_comfyuis_and_differentiable():
+    text = build.build_networks(seed=5).text
+    tokens = torch.randint(3, 40, (2, 32), generator=torch.Generator().manual_seed(1))
+    expected = text.encode(tokens.tolist())[0]
+    text.requires_grad_(True)
+    made = text.encode_for_training(tokens)
+    assert torch.allclose(made, expected, atol=1e-5)
+    made.square().sum().backward()
+    assert text.transformer.text_model.embeddings.token_embedding.weight.grad.abs().sum() > 0
