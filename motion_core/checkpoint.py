@@ -9,6 +9,7 @@ for, and metadata, because shapes alone do not tell a file's conventions.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections import defaultdict
@@ -42,6 +43,9 @@ FIELD_NAMES: tuple[tuple[str, str], ...] = (
 )
 """Other layouts' names within a module -> the original's. diffusers' one ``pos_embed.pe`` serves all
 attentions."""
+
+MAX_PE_LENGTH = 4096
+"""Frames for which a file's metadata may ask position tables."""
 
 PE_TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
 """How far a stored position table may be off the formula by rounding alone; 1e-4 in fp32."""
@@ -112,7 +116,12 @@ def open_motion_module(path: str | os.PathLike, *, unet_groupnorm: str | None = 
     notes = []
     if unused:
         notes.append(f"{len(unused)} unknown tensors were ignored, such as {sorted(unused)[0]}.")
-    config = _configure(source, tuple(shapes), bool(positions), others, notes)
+    try:
+        config = _configure(source, tuple(shapes), bool(positions), others, notes)
+    except ValueError as error:
+        raise ValueError(
+            f"{source.name} cannot be used: its metadata or sizes are not those of a motion module ({error})"
+        ) from error
     if unet_groupnorm is not None:
         config = replace(config, unet_groupnorm=unet_groupnorm)
     return MotionFile(source, config, keys, positions, tuple(notes))
@@ -148,9 +157,10 @@ def load_motion_module(
         wanted = {key: name for name, key in parts.items()}
         tensors: dict[str, list[torch.Tensor]] = defaultdict(list)
         for key, tensor in file.source.read(wanted):
-            _require_finite(file, key, tensor)
             parameter = wanted[key].rsplit(".", 1)[1]
-            tensors[parameter].append(tensor.to(dtype=dtype, copy=True))
+            converted = tensor.to(dtype=dtype, copy=True)
+            _require_finite(file, key, tensor, converted)
+            tensors[parameter].append(converted)
             loaded += tensor.numel()
         state = {name: torch.cat(many) if len(many) > 1 else many[0] for name, many in tensors.items()}
         model.get_submodule(layer).load_state_dict(state, strict=True, assign=True)
@@ -260,7 +270,11 @@ def _read_shape(
             own = rests.get(f"{path}.pe") or rests.get(shared)
             if own:
                 tables[path] = own
-    lengths = [source.shapes[key][-2] for key in tables.values() if len(source.shapes[key]) >= 2]
+    for key in tables.values():
+        table = source.shapes[key]
+        if not (len(table) >= 2 and table[-1] == inner and math.prod(table[:-1]) == table[-2] > 0):
+            raise ValueError(f"{source.name}: {key} has the shape {table}, expected (1, frames, {inner}).")
+    lengths = [source.shapes[key][-2] for key in tables.values()]
     shape = ModuleShape(channels, inner, blocks, attentions, ff_inner, min(lengths, default=0))
     expected = _expected(shape)
     for rest, wanted in expected.items():
@@ -269,6 +283,8 @@ def _read_shape(
             raise ValueError(
                 f"{source.name}: {rests[rest]} has the shape {source.shapes[rests[rest]]}, expected {wanted}."
             )
+        if not source.dtype(rests[rest]).is_floating_point or 0 in wanted:
+            raise ValueError(f"{source.name}: {rests[rest]} holds no weights. It is damaged.")
     return shape, set(expected), tables
 
 
@@ -311,6 +327,8 @@ def _configure(
     known = GENERATIONS[generation]
     if not has_positions:
         length = int(metadata.get("pe_length", known.pe_length))
+        if not 0 < length <= MAX_PE_LENGTH:
+            raise ValueError(f"pe_length is {length} frames, expected 1 to {MAX_PE_LENGTH}")
         shapes = tuple((name, replace(shape, pe_length=length)) for name, shape in shapes)
         notes.append(
             f"The file has no position tables; the standard ones for up to {length} frames are used."
@@ -354,6 +372,8 @@ def _guess_generation(
             "animates the prompt, not an image."
         )
         return "pia"
+    if base_of((name, shape.channels) for name, shape in shapes) == "sdxl":
+        return "sdxl"
     mid_block = any(name.startswith("mid_block.") for name, _ in shapes)
     if not has_positions:
         guess = "animatelcm" if mid_block else "v1"
@@ -367,8 +387,6 @@ def _guess_generation(
             f"{GENERATIONS[guess].title} ({why}). Set `groupnorm` if it was trained otherwise."
         )
         return guess
-    if base_of((name, shape.channels) for name, shape in shapes) == "sdxl":
-        return "sdxl"
     if mid_block:
         return "v2"
     return "v1" if min(shape.pe_length for _, shape in shapes) <= 24 else "v3"
@@ -410,10 +428,15 @@ def _by_layer(file: MotionFile, fused_qkv: bool) -> dict[str, dict[str, str]]:
     return layers
 
 
-def _require_finite(file: MotionFile, key: str, tensor: torch.Tensor) -> None:
+def _require_finite(file: MotionFile, key: str, stored: torch.Tensor, converted: torch.Tensor) -> None:
     # The extremes are NaN or infinite exactly when some value is; one pass, no mask in memory.
-    low, high = torch.aminmax(tensor if tensor.element_size() > 1 else tensor.to(torch.float16))
+    low, high = torch.aminmax(converted)
     if not (torch.isfinite(low) and torch.isfinite(high)):
+        if converted.dtype != stored.dtype and torch.isfinite(stored.to(torch.float64)).all():
+            raise ValueError(
+                f"{file.source.name}: {key} holds values too large for {converted.dtype}. Load it as fp32 "
+                "(ComfyUI's option --fp32-unet)."
+            )
         raise ValueError(
             f"{file.source.name}: {key} holds values that are not finite numbers. The file is damaged or its "
             "training diverged; use another copy."
@@ -428,8 +451,7 @@ def _positions(file: MotionFile, path: str, shape: torch.Size) -> torch.Tensor:
         return formula
     ((_, stored),) = file.source.read([key])
     stored = stored.to(torch.float32).reshape(1, *stored.shape[-2:])[:, : shape[-2]]
-    if stored.shape != formula.shape:
-        raise ValueError(f"{file.source.name}: {key} is {stored.shape[-1]} wide, expected {shape[-1]}.")
+    _require_finite(file, key, stored, stored)
     # Stored in 16 bit the table is rounded; the original computes it anew, so that is what the weights know.
     close = (stored - formula).abs().amax() <= PE_TOLERANCE.get(file.source.dtype(key), 1e-4)
     return formula if close else stored.clone()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,9 @@ from safetensors.torch import save_file
 PICKLE_SUFFIXES = (".ckpt", ".pth", ".pt", ".bin")
 WRAPPERS = ("state_dict", "controlnet", "module", "model")
 """Keys under which other tools nest the weights."""
+
+MAX_NESTING = 8
+"""Containers around the weights, at most."""
 
 REMAP_BYTES = 8 * 2**20
 """A mapped page counts as this process's memory until the map is dropped: map anew after this many bytes."""
@@ -41,9 +45,9 @@ class TensorFile:
         self._tensors: dict[str, torch.Tensor] | None = None
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._dtypes: dict[str, torch.dtype] = {}
-        if self.path.suffix == ".safetensors":
+        if self.path.suffix.lower() == ".safetensors":
             self._read_header()
-        elif self.path.suffix in PICKLE_SUFFIXES:
+        elif self.path.suffix.lower() in PICKLE_SUFFIXES:
             self._tensors = _unwrapped(_load_pickle(self.path), self.path)
             self._shapes = {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
             self._dtypes = {key: tensor.dtype for key, tensor in self._tensors.items()}
@@ -92,9 +96,10 @@ class TensorFile:
             for key in file.keys():  # noqa: SIM118  # not a mapping
                 part = file.get_slice(key)
                 self._shapes[key] = tuple(part.get_shape())
-                self._dtypes[key] = _SAFETENSORS_DTYPES.get(part.get_dtype(), torch.float32)
+                self._dtypes[key] = _SAFETENSORS_DTYPES.get(part.get_dtype(), torch.int64)
 
 
+# What is not listed is no type of a weight: integers, booleans.
 _SAFETENSORS_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -123,6 +128,13 @@ def _load_pickle(path: Path) -> object:
             # Files of torch before 1.6 are no zip archives and cannot be mapped.
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        # A byte that stands for no operation, or an early end: no whole pickle of torch's, but a web page,
+        # another format or half a download.
+        if any(sign in str(error) for sign in ("Unsupported operand", "persistent id", "truncated")):
+            raise ValueError(
+                f"{path.name} is not a readable PyTorch file. It is damaged or has the wrong ending: "
+                "download it again."
+            ) from error
         raise ValueError(
             f"{path.name} holds more than tensors and was refused: a pickle can run any program. Use a "
             ".safetensors version of the file."
@@ -136,23 +148,40 @@ def _load_pickle(path: Path) -> object:
         AttributeError,
         TypeError,
         IndexError,
+        AssertionError,
+        struct.error,
     ) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{path.name} cannot be read ({error}). It is damaged: download it again."
+            f"{path.name} cannot be read ({reason}). It is damaged: download it again."
         ) from error
 
 
 def _unwrapped(content: object, path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint, out of the containers that trainers put around them."""
-    while isinstance(content, Mapping):
+    # A bound, because a container of a hostile file may hold itself.
+    for _ in range(MAX_NESTING):
+        if not isinstance(content, Mapping):
+            break
         tensors = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
         inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
         if not tensors and not inner and len(content) == 1:
             inner = [value for value in content.values() if isinstance(value, Mapping)]
         if not inner:
-            return {str(key): value for key, value in tensors.items()}
+            return {str(key): value for key, value in (tensors or _in_groups(content)).items()}
         content = inner[0]
     raise ValueError(f"{path.name} holds a {type(content).__name__}, expected named tensors.")
+
+
+def _in_groups(content: Mapping) -> dict[str, torch.Tensor]:
+    """Tensors of a file that is several containers and no wrapper, such as a textual inversion."""
+    return {
+        f"{group}.{key}": value
+        for group, members in content.items()
+        if isinstance(members, Mapping)
+        for key, value in members.items()
+        if isinstance(value, torch.Tensor)
+    }
 
 
 def save_tensors(
