@@ -23,7 +23,7 @@ def table(length, width):
 
 
 def reference(module, x, frames, *, heads, groups, joint=False, scale=1.0, effect=1.0, positions=None):
-    """animatediff: r + W_out(blocks(W_in GroupNorm(r))), frame by frame and pixel by pixel in a 5-d tensor."""
+    """r + W_out(blocks(W_in GroupNorm(r))), frame by frame and pixel by pixel in a 5-d tensor."""
     w = {key: value.double() for key, value in module.state_dict().items()}
     r = x.double().unflatten(0, (-1, frames)).transpose(1, 2)  # B C F H W
     b, c, f, height, width = r.shape
