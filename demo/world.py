@@ -169,7 +169,7 @@ def distance(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np
 def render(content: Scene, times: np.ndarray | None = None, camera: Camera | None = None) -> np.ndarray:
     """Draw a clip in the image domain.
 
-    times: (F,) moments in 0..1 of the clip, default 16 even steps. camera: its rates are per 15th of the clip.
+    times: (F,) moments in 0..1 of the clip, default 16 even steps. camera: rates are per 15th of the clip.
     Returns (F, 128, 128, 3) float32 in 0..1.
     """
     if times is None:
@@ -277,11 +277,12 @@ def write_clips(
     domain: str = "video",
     motions: tuple[str, ...] | None = None,
     camera: Camera | None = None,
+    first: int = 0,
 ) -> None:
     """Fill a folder with clips 000000.mp4 ... and captions 000000.txt ...; clips that are there stay.
 
-    motions: taken in turn instead of the drawn ones. A caption is written after its clip, so that a clip
-    without one is half-done work.
+    motions: taken in turn instead of the drawn ones. first: number of the first scene.
+    A caption is written after its clip, so that a clip without one is half-done work.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
@@ -289,7 +290,7 @@ def write_clips(
         if text.exists():
             continue
         frames, caption = clip(
-            seed, index, domain, motions[index % len(motions)] if motions else None, camera
+            seed, first + index, domain, motions[index % len(motions)] if motions else None, camera
         )
         write_video(folder / f"{index:06d}.mp4", frames)
         text.write_text(caption + "\n", encoding="utf-8")

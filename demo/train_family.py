@@ -1,0 +1,107 @@
+"""Make the tiny family from nothing, stage by stage: base, clips, domain adapter, motion module, MotionLoRAs.
+
+    python demo/train_family.py                        # everything that is missing
+    python demo/train_family.py --stage motion_module  # one stage (its inputs must be there)
+    python demo/train_family.py --stage zoom_in train.steps=300      # settings of the recipe replaced
+
+The base has its own script (`train_base.py`); the other stages are this project's trainer with the recipes
+in `demo/recipes`, fed from ordinary folders of videos with captions. A stage whose file is there is skipped,
+and one that was interrupted goes on from its last state.
+
+Planned time on two CPU cores: base 45 min, clips 1 min, encoding them 10 min, domain adapter 6 min, motion
+module 45 min, each MotionLoRA 6 min.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from bootstrap import ROOT, enter
+
+RECIPES = ROOT / "demo" / "recipes"
+MODELS = ROOT / "demo" / "models"
+CLIPS = ROOT / ".flipbook" / "train" / "clips"
+SEED = 11  # of the training clips; evaluation takes others
+# folder of clips: number, first scene, camera of `world.Camera`
+FOLDERS = {
+    "first": (80, 0, {}),
+    "second": (140, 1000, {}),
+    "zoom_in": (24, 2000, {"zoom": 0.022}),
+    "zoom_out": (24, 3000, {"zoom": -0.022}),
+    "pan_left": (24, 4000, {"pan_x": 2.2}),  # the camera goes left, so the picture's content goes right
+}
+# stage: (recipe, folder and name of its file)
+STAGES = {
+    "domain_adapter": ("domain_adapter", "loras/tiny_adapter"),
+    "motion_module": ("motion_module", "animatediff_models/tiny_mm"),
+    "zoom_in": ("motion_lora", "animatediff_motion_lora/tiny_zoom_in"),
+    "zoom_out": ("motion_lora", "animatediff_motion_lora/tiny_zoom_out"),
+    "pan_left": ("motion_lora", "animatediff_motion_lora/tiny_pan_left"),
+}
+
+
+def write_clips() -> None:
+    """Render the video-domain clips, all seven motions in turn."""
+    enter()
+    from animatediff_flipbook.demo import world
+
+    for name, (count, first, camera) in FOLDERS.items():
+        print(f"clips: {name}", flush=True)
+        world.write_clips(
+            CLIPS / name, SEED, count, "video", world.MOTIONS, world.Camera(**camera), first=first
+        )
+
+
+def run_trainer(command: str, stage: str, overrides: list[str], processes: int) -> None:
+    """Run `train` or `cache` of the trainer for a stage, in processes of one thread each.
+
+    Raises subprocess.CalledProcessError if it fails; its own message says why.
+    """
+    recipe, place = STAGES[stage]
+    settings = [f'name="{Path(place).name}"', f'output=".flipbook/train/{stage}"']
+    if recipe == "motion_lora":
+        settings.append(f'data.sources=[{{path=".flipbook/train/clips/{stage}"}}]')
+    arguments = [command, str(RECIPES / f"{recipe}.toml"), *settings, *overrides]
+    if command == "train":
+        arguments.append("--resume")
+    launch = [sys.executable]
+    if processes > 1:
+        launch += ["-m", "accelerate.commands.launch", "--cpu", "--num_machines=1", "--mixed_precision=no"]
+        launch += ["--dynamo_backend=no", f"--num_processes={processes}", "--num_cpu_threads_per_process=1"]
+    environment = os.environ | {"COMFYUI_PATH": str(enter()), "OMP_WAIT_POLICY": "PASSIVE"}
+    subprocess.run([*launch, __file__, "--trainer", *arguments], check=True, cwd=ROOT, env=environment)
+
+
+def main() -> int:
+    """Run the asked stages in order; returns the exit status."""
+    if sys.argv[1:2] == ["--trainer"]:  # this file as the trainer's process: the pack loaded as ComfyUI does
+        enter()
+        from animatediff_flipbook.training.__main__ import main as trainer
+
+        return trainer(sys.argv[2:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stage", choices=("all", "base", "clips", *STAGES), default="all")
+    parser.add_argument("--processes", type=int, default=2, help="of the trainer, one CPU thread each")
+    parser.add_argument("--cache-only", action="store_true", help="only encode the stage's clips")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="in place of the recipe's settings")
+    options = parser.parse_args()
+    if options.stage in ("all", "base") and not (MODELS / "checkpoints" / "tiny_ad.safetensors").exists():
+        subprocess.run([sys.executable, str(ROOT / "demo" / "train_base.py")], check=True, cwd=ROOT)
+    if options.stage in ("all", "clips"):
+        write_clips()
+    for stage, (_, place) in STAGES.items():
+        if options.stage not in ("all", stage):
+            continue
+        if options.cache_only:
+            run_trainer("cache", stage, options.overrides, options.processes)
+        elif (MODELS / f"{place}.safetensors").exists():
+            print(f"{stage}: {place}.safetensors is there", flush=True)
+        else:
+            run_trainer("train", stage, options.overrides, options.processes)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
