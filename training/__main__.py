@@ -12,11 +12,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-# Before torch starts its threads: on a machine with other work, threads that spin while they wait cost many times more.
+# Before torch starts its threads: on a machine with other work, threads that spin while they wait cost many
+# times more.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from . import config as configuration  # noqa: E402
-from .report import setup_logging  # noqa: E402
+from . import config as configuration
+from .report import setup_logging
 
 log = logging.getLogger(__name__)
 

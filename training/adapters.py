@@ -1,8 +1,8 @@
 """LoRA layers for stages 1 and 3: put in by peft, exported under the field's names.
 
-Stage 1 changes the image model's self- and cross-attention (the domain adapter), stage 3 the motion module's attention
-(MotionLoRA). ``W' = W + alpha / rank * up @ down``; the factor is folded into ``up`` on export, because the field's
-files have no alpha.
+Stage 1 changes the image model's self- and cross-attention (the domain adapter), stage 3 the motion
+module's attention (MotionLoRA). ``W' = W + alpha / rank * up @ down``; the factor is folded into ``up`` on
+export, because the field's files have no alpha.
 """
 
 from __future__ import annotations
@@ -99,14 +99,16 @@ class LoraSet(nn.Module):
         missing = sorted(set(self._names.values()) - set(match.layers))
         if missing or match.unmatched:
             raise ValueError(
-                f"lora.file: {file.name} does not fit: {len(missing)} layers are missing, {len(match.unmatched)} unknown "
+                f"lora.file: {file.name} does not fit: {len(missing)} layers are missing, "
+                f"{len(match.unmatched)} unknown "
                 f"(for example {(missing or list(match.unmatched))[0]})."
             )
         for key, pair in self.named_children():
             layer = match.layers[self._names[key]]
             if layer.down.shape != pair["down"].weight.shape:
                 raise ValueError(
-                    f"lora.file: {file.name} has rank {layer.rank}, the run lora.rank = {pair['down'].weight.shape[0]}. "
+                    f"lora.file: {file.name} has rank {layer.rank}, the run lora.rank = "
+                    f"{pair['down'].weight.shape[0]}. "
                     "Set lora.rank to the file's."
                 )
             factor = 1.0 if layer.alpha is None else layer.alpha / layer.rank
@@ -115,7 +117,8 @@ class LoraSet(nn.Module):
 
 
 def attention_names(unet: nn.Module) -> dict[str, str]:
-    """Name of each attention projection of a UNet in ComfyUI -> its name in AnimateDiff's and diffusers' files."""
+    """Name of each attention projection of a UNet in ComfyUI -> its name in AnimateDiff's and diffusers'
+    files."""
     names = {}
     for slot in unet_slots(unet):
         if slot.attention_path is None:
@@ -149,7 +152,8 @@ def merge_domain_adapter(unet: nn.Module, file: LoraFile, strength: float) -> in
     match = match_layers(file, names.values())
     if not match.layers or match.unmatched:
         raise ValueError(
-            f"base.domain_adapter: {len(match.unmatched)} of {len(file.layers)} layers of {file.name} are not in this "
+            f"base.domain_adapter: {len(match.unmatched)} of {len(file.layers)} layers of {file.name} are "
+            "not in this "
             "base model. Was it trained for another family?"
         )
     for path, name in names.items():

@@ -1,7 +1,9 @@
-"""The frozen image model of a run, through ComfyUI's own loaders: any checkpoint that ComfyUI loads can be trained on.
+"""The frozen image model of a run, through ComfyUI's own loaders: any checkpoint that ComfyUI loads can be
+trained on.
 
-The only file here that imports comfy. No server is started and no GPU is needed. The UNet is ComfyUI's ``UNetModel``,
-the one that inference uses; what inference does around it (patches, memory management) is left out.
+The only file here that imports comfy. No server is started and no GPU is needed. The UNet is ComfyUI's
+``UNetModel``, the one that inference uses; what inference does around it (patches, memory management) is
+left out.
 
 Shapes: ``B`` clips, ``F`` frames, ``C`` channels, ``H W`` latent height and width, ``N`` tokens, ``D`` width.
 """
@@ -43,7 +45,8 @@ def enter_comfyui(config: BaseConfig) -> None:
     folder = Path(config.comfyui or os.environ.get("COMFYUI_PATH", ""))
     if not (config.comfyui or os.environ.get("COMFYUI_PATH")) or not (folder / "comfy").is_dir():
         raise FileNotFoundError(
-            f"No ComfyUI at {str(folder)!r}. Set base.comfyui in the configuration or the environment variable "
+            f"No ComfyUI at {str(folder)!r}. Set base.comfyui in the configuration or the environment "
+            "variable "
             "COMFYUI_PATH to ComfyUI's folder (the one with main.py)."
         )
     sys.path.insert(0, str(folder.resolve()))
@@ -83,6 +86,7 @@ class BaseModel:
         device: where to compute.
         precision: ``fp32``, ``bf16`` or ``fp16``: type of the UNet's weights and of its inputs.
         encoders: whether to load VAE and text encoder too; training from a cache does without.
+        decoder: whether to load the VAE alone, to look at samples.
         unet: whether to load the UNet; caching does without.
 
     Raises:
@@ -97,6 +101,7 @@ class BaseModel:
         precision: str = "fp32",
         *,
         encoders: bool,
+        decoder: bool = False,
         unet: bool = True,
     ) -> None:
         if not Path(config.checkpoint).is_file():
@@ -109,20 +114,22 @@ class BaseModel:
 
         self.device = device
         self.dtype = DTYPES[precision]
-        # Weights cast to the type of what comes in, whatever autocast made of it before; plain layers where all is fp32.
+        # Weights cast to the type of what comes in, whatever autocast made of it before; plain layers where
+        # all is fp32.
         layers = comfy.ops.disable_weight_init if precision == "fp32" else comfy.ops.manual_cast
         patcher, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(
             config.checkpoint,
             output_model=True,
             output_clip=encoders,
-            output_vae=encoders,
+            output_vae=encoders or decoder,
             model_options={"dtype": self.dtype, "custom_operations": layers},
         )
         self._clip, self._vae = clip, vae
         self._model = patcher.model
         if type(self._model.diffusion_model).__name__ != "UNetModel":
             raise ValueError(
-                f"{config.checkpoint} holds a {type(self._model).__name__}, not a UNet with input, middle and output "
+                f"{config.checkpoint} holds a {type(self._model).__name__}, not a UNet with input, middle "
+                "and output "
                 "blocks. AnimateDiff trains on SD1.5 and SDXL checkpoints."
             )
         kinds = {comfy.model_base.ModelType.EPS: "eps", comfy.model_base.ModelType.V_PREDICTION: "v"}
@@ -180,7 +187,8 @@ class BaseModel:
             mean, logvar = moments.chunk(2, dim=1) if has_variance else (moments, None)
             means.append(self.latent_scale * mean + self.latent_shift)
             if has_variance:
-                # The variance takes the square of the scale, as a sample mean + std * noise is scaled as a whole.
+                # The variance takes the square of the scale, as a sample mean + std * noise is scaled as a
+                # whole.
                 logvars.append(logvar.clamp(-30, 20) + 2 * torch.tensor(self.latent_scale).log())
         return torch.cat(means), torch.cat(logvars) if logvars else None
 
@@ -192,7 +200,8 @@ class BaseModel:
 
     @torch.no_grad()
     def encode_text(self, text: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """A prompt -> (N, D) token states and, where the family has one, a pooled vector (D',); fp32 on the CPU."""
+        """A prompt -> (N, D) token states and, where the family has one, a pooled vector (D',); fp32 on the
+        CPU."""
         clip = self._need(self._clip, "text encoder")
         result = clip.encode_from_tokens(clip.tokenize(text), return_dict=True)
         pooled = result["pooled_output"]
@@ -200,7 +209,8 @@ class BaseModel:
         return result["cond"][0].float().cpu(), pooled[0].float().cpu() if wanted else None
 
     def vector_condition(self, pooled: torch.Tensor | None, width: int, height: int) -> torch.Tensor | None:
-        """SDXL's second condition (B, A) from pooled text (B, D') and the picture's size in pixels; None for SD1.5."""
+        """SDXL's second condition (B, A) from pooled text (B, D') and the picture's size in pixels; None for
+        SD1.5."""
         if self.unet.num_classes is None:
             return None
         if pooled is None:
@@ -248,7 +258,8 @@ class BaseModel:
 
 
 def _torch_attention(_: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Every attention through torch's SDPA: the alternatives that ComfyUI may choose are made for inference."""
+    """Every attention through torch's SDPA: the alternatives that ComfyUI may choose are made for
+    inference."""
     from comfy.ldm.modules.attention import attention_pytorch
 
     return attention_pytorch(*args, **kwargs)

@@ -1,9 +1,10 @@
 """Latents and text encodings on disk: encode once, train without VAE and text encoder.
 
-A store is a folder of safetensors shards. What lies in it is known from the shards' own headers, a shard is written
-whole or not at all, so an interrupted run goes on where it stopped. Stores are named by a hash of every setting that
-shapes their content; entries by the content of the file they come from: a stale entry can never be taken for a fresh
-one. Latents are kept as mean and log-variance, so that every epoch draws its own sample of the VAE's distribution.
+A store is a folder of safetensors shards. What lies in it is known from the shards' own headers, a shard is
+written whole or not at all, so an interrupted run goes on where it stopped. Stores are named by a hash of
+every setting that shapes their content; entries by the content of the file they come from: a stale entry
+can never be taken for a fresh one. Latents are kept as mean and log-variance, so that every epoch draws its
+own sample of the VAE's distribution.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ class Store:
         self._pending_bytes += tensor.numel() * tensor.element_size()
 
     def flush_if_full(self) -> bool:
-        """Write a shard if enough is waiting; whether it was. Between files, so that a file's tensors stay together."""
+        """Write a shard if enough is waiting; whether it was. Between files, so that a file's tensors stay
+        together."""
         if self._pending_bytes < self._limit:
             return False
         self.flush()

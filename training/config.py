@@ -1,7 +1,7 @@
 """What a training run is told: a TOML file, `key=value` overrides, and nothing else.
 
-Every setting is a field of a frozen dataclass with its meaning below it. Unknown keys and impossible values are refused
-with the allowed ones named, because a typing error in a setting costs a night.
+Every setting is a field of a frozen dataclass with its meaning below it. Unknown keys and impossible values
+are refused with the allowed ones named, because a typing error in a setting costs a night.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class BaseConfig:
     domain_adapter: str = ""
     """A stage 1 file that stages 2 and 3 train on top of."""
     domain_adapter_strength: float = 1.0
-    """Its strength while training; 1 as in the paper, so that motion need not learn what the adapter knows."""
+    """Its strength while training; 1 as in the paper, so that motion need not learn what the adapter
+    knows."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes a GPU if there is one."""
 
@@ -94,7 +95,8 @@ class SourceConfig:
     """One place that training clips or images come from."""
 
     path: str
-    """A folder (searched through), a `.jsonl` list, a `.csv` table, or a WebDataset `.tar` (`{0000..0012}` expands)."""
+    """A folder (searched through), a `.jsonl` list, a `.csv` table, or a WebDataset `.tar` (`{0000..0012}`
+    expands)."""
     caption: str = ""
     """One caption for everything here, in place of text files and tables."""
     media_root: str = ""
@@ -116,12 +118,13 @@ class DataConfig:
     frames: int = 16
     """Frames per clip; stage 1 always takes single frames."""
     fps: float = 8.0
-    """Frames per second of the grid that videos are resampled to. 0: every source frame, whatever its time."""
+    """Frames per second of the grid that videos are resampled to. 0: every source frame, whatever its
+    time."""
     stride: int = 1
     """A clip takes every stride-th frame of that grid."""
     short_clips: Literal["skip", "loop", "shorten", "pad"] = "skip"
-    """Files with too few frames: leave out; play forward and backward; own bucket with fewer frames; or hold the last
-    frame and leave the held ones out of the loss."""
+    """Files with too few frames: leave out; play forward and backward; own bucket with fewer frames; or
+    hold the last frame and leave the held ones out of the loss."""
     min_frames: int = 4
     """With `shorten` and `pad`, files with fewer frames than this are left out."""
     repeat_slow_video: bool = False
@@ -131,7 +134,8 @@ class DataConfig:
     crop: Literal["center", "random"] = "center"
     """Where the bucket's shape is cut from a wider or taller picture; random is drawn once per file."""
     horizontal_flip: bool = False
-    """Mirror half of the samples; left and right change places in their captions. Refused for camera motion."""
+    """Mirror half of the samples; left and right change places in their captions. Refused for camera
+    motion."""
     background: str = "#ffffff"
     """Colour behind pictures with transparency."""
     missing_captions: Literal["empty", "refuse", "name"] = "empty"
@@ -145,10 +149,11 @@ class CameraConfig:
     """Camera motion made by a moving crop, for MotionLoRAs (paper, section 4.3)."""
 
     direction: str = ""
-    """One of zoom_in, zoom_out, pan_left, pan_right, pan_up, pan_down (where the camera goes), roll_clockwise,
-    roll_anticlockwise (how the picture turns). Empty: none."""
+    """One of zoom_in, zoom_out, pan_left, pan_right, pan_up, pan_down (where the camera goes),
+    roll_clockwise, roll_anticlockwise (how the picture turns). Empty: none."""
     speed: float = 0.25
-    """Over a whole clip: zoom, part of the frame's side lost or won; pan, part of the side passed; roll, quarter turns."""
+    """Over a whole clip: zoom, part of the frame's side lost or won; pan, part of the side passed; roll,
+    quarter turns."""
     still: bool = False
     """Hold one source frame, so that the camera is the only motion."""
     clips_per_file: int = 4
@@ -176,7 +181,8 @@ class ObjectiveConfig:
     prediction: Literal["auto", "eps", "v"] = "auto"
     """What the UNet predicts. auto: what ComfyUI says of the checkpoint."""
     beta_schedule: Literal["auto", "sqrt_linear", "linear"] = "auto"
-    """ComfyUI's names. auto: the motion module's (sqrt_linear for v1, v2, v3); in stage 1 the image model's own."""
+    """ComfyUI's names. auto: the motion module's (sqrt_linear for v1, v2, v3); in stage 1 the image model's
+    own."""
     beta_start: float = 0.00085
     """First beta of a named schedule."""
     beta_end: float = 0.012
@@ -184,7 +190,8 @@ class ObjectiveConfig:
     caption_dropout: float = 0.1
     """Part of the samples seen with the empty prompt, so that guidance works."""
     min_snr_gamma: float = 0.0
-    """Weight min(SNR, gamma)/SNR (eps), min(SNR, gamma)/(SNR+1) (v); 5 is usual, 0 is off as in released modules."""
+    """Weight min(SNR, gamma)/SNR (eps), min(SNR, gamma)/(SNR+1) (v); 5 is usual, 0 is off as in released
+    modules."""
     offset_noise: float = 0.0
     """Strength of noise that is constant over a picture and shared by the frames of a clip."""
     min_timestep: int = 0
@@ -192,7 +199,8 @@ class ObjectiveConfig:
     max_timestep: int = 999
     """Highest timestep drawn."""
     debiased: float = 0.0
-    """Stage 3: beta of the debiased loss (MotionDirector), which weakens what a clip looks like; 1 is usual, 0 is off."""
+    """Stage 3: beta of the debiased loss (MotionDirector), which weakens what a clip looks like; 1 is usual,
+    0 is off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +208,8 @@ class OptimizerConfig:
     """How weights move."""
 
     name: str = "AdamW"
-    """AdamW, AdamW8bit, Adafactor, Lion, Prodigy, AdamWScheduleFree, ... or an import path `package.module.Class`."""
+    """AdamW, AdamW8bit, Adafactor, Lion, Prodigy, AdamWScheduleFree, ... or an import path
+    `package.module.Class`."""
     lr: float = 1e-4
     """Peak learning rate."""
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -478,7 +487,7 @@ def _check_run(config: RunConfig) -> None:
     require(config.validation.bins >= 1, "validation.bins", config.validation.bins, "must be at least 1.")
 
 
-# --- from text to dataclasses ----------------------------------------------------------------------------------------
+# --- from text to dataclasses -------------------------------------------------------------------------------
 
 
 def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:

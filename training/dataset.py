@@ -1,7 +1,8 @@
-"""Samples and their order: which clip, which of its frames, which caption, decided by (seed, epoch, slot) alone.
+"""Samples and their order: which clip, which of its frames, which caption, decided by (seed, epoch, slot)
+alone.
 
-An epoch is a list of global batches of one shape each. Every process computes the same list and takes its part, so the
-state of the data is (epoch, position), and one process or several see the same batches.
+An epoch is a list of global batches of one shape each. Every process computes the same list and takes its
+part, so the state of the data is (epoch, position), and one process or several see the same batches.
 
 Shapes: ``B`` clips, ``F`` frames, ``C`` channels, ``H W`` latent height and width, ``N`` tokens, ``D`` width.
 """
@@ -73,8 +74,10 @@ class ClipData:
                 self.tracks.extend([track] * max(track.file.repeats, 0))
         if not self.tracks:
             raise ValueError(
-                f"Every file has fewer frames than a clip of data.frames = {config.data.frames} with data.stride = "
-                f"{config.data.stride} needs. Lower them, or set data.short_clips = 'loop', 'shorten' or 'pad'."
+                f"Every file has fewer frames than a clip of data.frames = {config.data.frames} with "
+                "data.stride = "
+                f"{config.data.stride} needs. Lower them, or set data.short_clips = 'loop', 'shorten' or "
+                "'pad'."
             )
 
     def __len__(self) -> int:
@@ -107,7 +110,8 @@ class ClipData:
     def epoch(self, seed: int, epoch: int, global_batch: int) -> list[list[int]]:
         """The batches of an epoch as indices of tracks, each of one shape and of ``global_batch`` clips.
 
-        A shape's last batch is filled up from the beginning of its order, so that none is left out and all are whole.
+        A shape's last batch is filled up from the beginning of its order, so that none is left out and all
+        are whole.
         """
         buckets: dict[tuple, list[int]] = defaultdict(list)
         for index in randomness.order(len(self.tracks), seed, epoch, "clips"):
@@ -152,7 +156,7 @@ class ClipData:
         mask = torch.tensor(masks)
         return Batch(
             latents=torch.stack(latents),
-            context=_stacked(states),
+            context=stacked(states),
             pooled=None if pooled[0] is None else torch.stack(pooled),
             mask=None if bool(mask.all()) else mask,
             keys=tuple(keys),
@@ -161,12 +165,14 @@ class ClipData:
         )
 
 
-def _stacked(states: list[torch.Tensor]) -> torch.Tensor:
-    """(B, N, D). Long prompts come in whole chunks of tokens; shorter ones repeat, as ComfyUI does at inference."""
+def stacked(states: list[torch.Tensor]) -> torch.Tensor:
+    """(B, N, D). Long prompts come in whole chunks of tokens; shorter ones repeat, as ComfyUI does at
+    inference."""
     longest = max(len(s) for s in states)
     if any(longest % len(s) for s in states):
         raise ValueError(
-            f"Captions of {sorted({len(s) for s in states})} tokens cannot share a batch; shorten the long ones."
+            f"Captions of {sorted({len(s) for s in states})} tokens cannot share a batch; shorten the long "
+            "ones."
         )
     return torch.stack([s.repeat(longest // len(s), 1) for s in states])
 

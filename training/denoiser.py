@@ -69,7 +69,8 @@ class Denoiser(nn.Module):
     def attached(self, frames: int) -> Iterator[None]:
         """The motion modules sit in the UNet within this block.
 
-        Forward *and backward* belong inside: gradient checkpointing calls the blocks again in the backward pass.
+        Forward *and backward* belong inside: gradient checkpointing calls the blocks again in the backward
+        pass.
         """
         motions = [] if self.motion is None else [(self.motion, MotionCall(frames=frames))]
         with inserted(self.base.unet, motions):
@@ -162,7 +163,8 @@ def _motion_model(config: RunConfig, base: BaseModel) -> MotionModel:
             motion = MotionModel(layout, fused_qkv=False)
     if config.data.frames > motion.config.pe_length:
         raise ValueError(
-            f"data.frames = {config.data.frames}, but the motion module knows positions for {motion.config.pe_length}. "
+            f"data.frames = {config.data.frames}, but the motion module knows positions for "
+            f"{motion.config.pe_length}. "
             "Raise motion.pe_length (a fresh module), or take fewer frames."
         )
     return motion.train(False)
@@ -185,7 +187,8 @@ def _require_agreement(settings: MotionConfig, found: MotionModuleConfig) -> Non
     for key, (wanted, there) in asked.items():
         if wanted is not None and wanted != there:
             raise ValueError(
-                f"motion.{key} = {wanted!r}, but {settings.file} has {there!r}. Leave it out, or start afresh."
+                f"motion.{key} = {wanted!r}, but {settings.file} has {there!r}. Leave it out, or start "
+                "afresh."
             )
 
 

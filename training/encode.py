@@ -1,7 +1,8 @@
 """From files to tracks: the frames that training may use, as pixels or as stored latents.
 
-A *track* is a run of frames at the grid's rate (`data.fps`) in a bucket's size. Without camera motion a file gives one
-track, of which training draws windows; with it, a file gives several clips that are already `data.frames` long.
+A *track* is a run of frames at the grid's rate (`data.fps`) in a bucket's size. Without camera motion a
+file gives one track, of which training draws windows; with it, a file gives several clips that are already
+`data.frames` long.
 """
 
 from __future__ import annotations
@@ -229,7 +230,8 @@ class Encodings:
     ) -> None:
         """Encode what is missing. Interrupted at any point, the next call goes on."""
         todo, texts = self.missing(files)
-        # Facts about a file go to the disk after its latents: written earlier, they would promise what a crash took.
+        # Facts about a file go to the disk after its latents: written earlier, they would promise what a
+        # crash took.
         waiting: dict[str, dict] = {}
 
         def settle() -> None:
@@ -297,8 +299,8 @@ class Encodings:
                 mirror = f"{fact['key']}.mirror" if self.config.data.horizontal_flip else ""
                 tracks.append(
                     Track(
-                        fact["key"], file, file.caption, fact["num_frames"], tuple(fact["bucket"]), fact["stride"],
-                        mirror, mirrored_caption(file.caption) if mirror else "",
+                        fact["key"], file, file.caption, fact["num_frames"], tuple(fact["bucket"]),
+                        fact["stride"], mirror, mirrored_caption(file.caption) if mirror else "",
                     )
                 )  # fmt: skip
         if self.rank == 0:

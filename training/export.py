@@ -1,4 +1,5 @@
-"""The file that leaves a run: the original key style with everything that a loader may want to know in its metadata."""
+"""The file that leaves a run: the original key style with everything that a loader may want to know in its
+metadata."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 def metadata(config: RunConfig, denoiser: Denoiser, facts: dict[str, str]) -> dict[str, str]:
-    """Everything about a run that a loader or a reader may want; all values are text, as safetensors wants it.
+    """Everything about a run that a loader or a reader may want; all values are text, as safetensors wants
+    it.
 
     Args:
         config: the run.
@@ -73,8 +75,19 @@ def write(path: Path, config: RunConfig, denoiser: Denoiser, facts: dict[str, st
     save(path, layers, info)
 
 
-PATHS = {"output", "checkpoint", "comfyui", "custom_nodes", "domain_adapter", "file", "path", "media_root", "folder"}
-"""Settings that are paths: files travel, and the folders of the machine that made them are nobody's business."""
+PATHS = {
+    "output",
+    "checkpoint",
+    "comfyui",
+    "custom_nodes",
+    "domain_adapter",
+    "file",
+    "path",
+    "media_root",
+    "folder",
+}
+"""Settings that are paths: files travel, and the folders of the machine that made them are nobody's
+business."""
 
 
 def _without_folders(settings: Any) -> Any:

@@ -1,4 +1,5 @@
-"""Writing JSON so that a reader sees the old file or the new one, never a part (tensors: motion_core.files)."""
+"""Writing JSON so that a reader sees the old file or the new one, never a part (tensors:
+motion_core.files)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Pictures to the sizes of training: buckets, crops, and crops that move as a camera would.
 
-A camera clip is made from ordinary footage by a crop that shrinks (zoom in), grows (zoom out), travels (pan) or turns
-(roll), as in the AnimateDiff paper, section 4.3. Directions are the camera's: under pan_left the crop travels left and
-what is seen moves right.
+A camera clip is made from ordinary footage by a crop that shrinks (zoom in), grows (zoom out), travels
+(pan) or turns (roll), as in the AnimateDiff paper, section 4.3. Directions are the camera's: under pan_left
+the crop travels left and what is seen moves right.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class View:
 
 
 def pick_bucket(size: Size, buckets: Sequence[Size]) -> Size:
-    """The bucket whose shape is nearest to a picture's; of equal shapes the largest that needs no enlarging."""
+    """The bucket whose shape is nearest to a picture's; of equal shapes the largest that needs no
+    enlarging."""
     width, height = size
 
     def distance(bucket: Size) -> tuple[float, float, int]:

@@ -1,7 +1,8 @@
-"""Which files a run is made of, and what is said of each: folders, JSONL, CSV (WebVid's columns), WebDataset tars.
+"""Which files a run is made of, and what is said of each: folders, JSONL, CSV (WebVid's columns),
+WebDataset tars.
 
-The order never depends on the file system, and a file's identity is its content, so that renaming or moving a data set
-changes nothing.
+The order never depends on the file system, and a file's identity is its content, so that renaming or moving
+a data set changes nothing.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def list_media(sources: Sequence[SourceConfig], config: DataConfig) -> list[Medi
 
     Raises:
         FileNotFoundError: a source is not there.
-        ValueError: a source holds nothing usable, a table is malformed, or captions are missing and must not be.
+        ValueError: a source holds nothing usable, a table is malformed, or captions are missing and must
+        not be.
     """
     found: list[MediaFile] = []
     without = 0
@@ -113,7 +115,8 @@ def list_media(sources: Sequence[SourceConfig], config: DataConfig) -> list[Medi
 def _missing(name: str, policy: str) -> str:
     if policy == "refuse":
         raise ValueError(
-            f"{name} has no caption. Write one beside it ({Path(name).stem}.txt), or set data.missing_captions."
+            f"{name} has no caption. Write one beside it ({Path(name).stem}.txt), or set "
+            "data.missing_captions."
         )
     return " ".join(re.split(r"[\W_]+", Path(name).stem)).strip() if policy == "name" else ""
 
@@ -178,7 +181,8 @@ def _frame_folders(folder: Path) -> Iterator[Entry]:
 
 
 def _jsonl(path: Path, root: Path) -> Iterator[Entry]:
-    """Lines of ``{"video_path": ..., "caption": ...}``; ``file`` or ``path`` and ``text`` are understood too."""
+    """Lines of ``{"video_path": ..., "caption": ...}``; ``file`` or ``path`` and ``text`` are understood
+    too."""
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
             continue
@@ -201,7 +205,8 @@ def _csv(path: Path, root: Path) -> Iterator[Entry]:
         columns = set(reader.fieldnames or ())
         if not ({"videoid", "name"} <= columns or "path" in columns):
             raise ValueError(
-                f"{path} has the columns {sorted(columns)}; expected videoid, page_dir, name or path, caption."
+                f"{path} has the columns {sorted(columns)}; expected videoid, page_dir, name or path, "
+                "caption."
             )
         for number, row in enumerate(reader, start=2):
             if "path" in columns:
@@ -220,7 +225,8 @@ def _existing(media: Path, table: Path, line: int) -> Path:
 
 
 def _tar(path: Path) -> Iterator[Entry]:
-    """WebDataset: members that share a stem belong together; captions in ``.txt`` or a ``.json`` field ``caption``."""
+    """WebDataset: members that share a stem belong together; captions in ``.txt`` or a ``.json`` field
+    ``caption``."""
     try:
         with tarfile.open(path) as archive:
             members = [m for m in archive.getmembers() if m.isfile()]

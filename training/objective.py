@@ -1,7 +1,7 @@
 """What is minimised: noise prediction on clips (AnimateDiff, equations 2 and 7).
 
-One timestep per clip, because all frames of a clip are denoised together at inference; noise independent per frame,
-because inference starts so too.
+One timestep per clip, because all frames of a clip are denoised together at inference; noise independent
+per frame, because inference starts so too.
 
 Shapes: ``B`` clips, ``F`` frames, ``C`` channels, ``H W`` latent height and width.
 """
@@ -56,7 +56,8 @@ class Objective:
         return int(randomness.stream(*key, "timestep").integers(low, high + 1))
 
     def draw_noise(self, shape: tuple[int, ...], key: Key) -> torch.Tensor:
-        """Noise of a sample, ``shape`` = (F, C, H, W): independent per frame, offsets shared by the frames."""
+        """Noise of a sample, ``shape`` = (F, C, H, W): independent per frame, offsets shared by the
+        frames."""
         noise = randomness.gaussian(shape, *key, "noise")
         if self.config.offset_noise:
             # One offset per channel for the whole clip: an offset per frame would teach flicker.
@@ -117,15 +118,13 @@ class Objective:
         if self.config.debiased and keys is not None:
             error = _debias(error, self.config.debiased, keys)
         frames = error.square().mean(dim=(2, 3, 4))  # (B, F)
-        if mask is None:
-            clips = frames.mean(dim=1)
-        else:
-            clips = (frames * mask).sum(dim=1) / mask.sum(dim=1)
-        return clips * noised.weights
+        mask = torch.ones_like(frames) if mask is None else mask
+        return (frames * mask).sum(dim=1) / mask.sum(dim=1) * noised.weights
 
 
 def _debias(error: torch.Tensor, beta: float, keys: Sequence[Key]) -> torch.Tensor:
-    """MotionDirector's change of variable, sqrt(beta^2 + 1) x - beta x_anchor: what all frames share counts less."""
+    """MotionDirector's change of variable, sqrt(beta^2 + 1) x - beta x_anchor: what all frames share counts
+    less."""
     anchors = [int(randomness.stream(*key, "anchor").integers(error.shape[1])) for key in keys]
     anchor = torch.stack([clip[index] for clip, index in zip(error, anchors, strict=True)])
     return (beta**2 + 1) ** 0.5 * error - beta * anchor.unsqueeze(1)

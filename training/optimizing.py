@@ -78,7 +78,8 @@ def _find(name: str) -> type:
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """Rate of optimizer step ``step`` (from 0) of ``steps``: a pure function, so nothing needs to be saved for it."""
+    """Rate of optimizer step ``step`` (from 0) of ``steps``: a pure function, so nothing needs to be saved
+    for it."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
@@ -96,7 +97,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 @contextmanager
 def evaluation_weights(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Schedule-free optimizers keep two sets of weights; within this block the model has the one to be used."""
+    """Schedule-free optimizers keep two sets of weights; within this block the model has the one to be
+    used."""
     inner = getattr(optimizer, "optimizer", optimizer)
     switches = hasattr(inner, "eval") and hasattr(inner, "train")
     if switches:
@@ -113,7 +115,8 @@ class Ema:
 
     Args:
         weights: the trained tensors by name.
-        decay: share of the old average that a step keeps; lower in the first steps, when it would average the start.
+        decay: share of the old average that a step keeps; lower in the first steps, when it would average
+        the start.
     """
 
     def __init__(self, weights: Mapping[str, torch.Tensor], decay: float) -> None:

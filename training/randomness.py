@@ -1,9 +1,10 @@
 """Random numbers that depend on nothing but what they are for.
 
 Every draw of a sample (which frames, which timestep, which noise) comes from its own stream, keyed by
-(seed, epoch, slot, purpose), where a slot is a sample's place in the epoch. There is no state to save and none to
-lose: a resumed run, a run with other workers or on more processes draws the same numbers. Philox is a counter-based
-generator made for this (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
+(seed, epoch, slot, purpose), where a slot is a sample's place in the epoch. There is no state to save and
+none to lose: a resumed run, a run with other workers or on more processes draws the same numbers. Philox is
+a counter-based generator made for this (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
+2011).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import torch
 
 
 def stream(*key: int | str) -> np.random.Generator:
-    """The generator of a key, such as ``stream(seed, epoch, slot, "noise")``. The same key gives the same numbers."""
+    """The generator of a key, such as ``stream(seed, epoch, slot, "noise")``. The same key gives the same
+    numbers."""
     digest = hashlib.blake2b("/".join(str(part) for part in key).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64)))
 

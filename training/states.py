@@ -1,8 +1,9 @@
 """States to resume from: everything the next step depends on, written whole or not at all.
 
-A state is a folder ``step-00000100`` with safetensors and a ``state.json`` that holds the hash of each. It is written
-under another name and renamed when complete, so a kill at any moment leaves the states before it untouched. No pickles.
-The data needs no state but the step's number (see :mod:`dataset`), nor do random numbers (see :mod:`randomness`).
+A state is a folder ``step-00000100`` with safetensors and a ``state.json`` that holds the hash of each. It
+is written under another name and renamed when complete, so a kill at any moment leaves the states before it
+untouched. No pickles. The data needs no state but the step's number (see :mod:`dataset`), nor do random
+numbers (see :mod:`randomness`).
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-# --- optimizers as tensors and plain data ----------------------------------------------------------------------------
+# --- optimizers as tensors and plain data -------------------------------------------------------------------
 
 
 def pack_optimizer(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -148,7 +149,8 @@ def pack_optimizer(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict
 def unpack_optimizer(
     tensors: Mapping[str, torch.Tensor], plain: dict[str, Any], present: dict[str, Any]
 ) -> dict[str, Any]:
-    """The ``state_dict`` again; ``present`` is that of the new optimizer, for what JSON cannot tell (tuples)."""
+    """The ``state_dict`` again; ``present`` is that of the new optimizer, for what JSON cannot tell
+    (tuples)."""
     state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in plain["state"].items()}
     groups = [dict(values) for values in plain["groups"]]
     for name, tensor in tensors.items():

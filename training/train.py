@@ -31,23 +31,24 @@ from ..motion_core.schedules import BetaSchedule
 from .base_model import BaseModel, file_hash, pick_device
 from .cache import digest
 from .config import RunConfig, to_dict
-from .dataset import Batch, ClipData, Schedule
+from .dataset import Batch, ClipData, Schedule, stacked
 from .denoiser import Denoiser, build, named_schedule, trained_tensors
-from .encode import Encodings
+from .encode import Encodings, sample_prompts
 from .export import write
 from .files import write_json
 from .media import MediaFile, content_hashes, list_media
 from .objective import Objective, bin_of
 from .optimizing import Ema, evaluation_weights, learning_rate, make_optimizer, set_learning_rate
 from .report import Report, facts_line, process_memory
+from .sampling import Model, ddim, save_animation, to_images
 from .states import State, clean_up, newest_state, pack_optimizer, save_state, unpack_optimizer
 from .validate import held_out, validation_loss
 
 log = logging.getLogger(__name__)
 
 STEPS_TO_GRADIENT = 3
-"""After as many steps every trained tensor must have had a gradient: fresh LoRA factors and fresh modules behind a zero
-projection get theirs in the second."""
+"""After as many steps every trained tensor must have had a gradient: fresh LoRA factors and fresh modules
+behind a zero projection get theirs in the second."""
 
 
 class NonFinite(FloatingPointError):
@@ -148,8 +149,8 @@ def split_files(config: RunConfig) -> tuple[list[MediaFile], list[MediaFile]]:
 def schedule_of(config: RunConfig, denoiser: Denoiser) -> BetaSchedule:
     """The noise schedule: the motion module's, or, where there is none (stage 1), the image model's own.
 
-    A domain adapter changes the image model alone. Trained under another schedule it would learn to make up for that
-    too, and what it made up for would be gone when a user turns it down.
+    A domain adapter changes the image model alone. Trained under another schedule it would learn to make up
+    for that too, and what it made up for would be gone when a user turns it down.
     """
     own = BetaSchedule(*denoiser.base.beta_schedule)
     natural = own if denoiser.motion is None else denoiser.motion.config.beta_schedule
@@ -189,7 +190,8 @@ class _Run:
         self.held = ClipData(config, self.encodings, self.encodings.tracks(held)) if held else None
         self._describe_data()
 
-        base = BaseModel(config.base, accelerator.device, config.train.precision, encoders=False)
+        precision, looking = config.train.precision, config.samples.every > 0 and self.main
+        base = BaseModel(config.base, accelerator.device, precision, encoders=False, decoder=looking)
         self.denoiser = build(config, base)
         if config.train.channels_last:
             base.unet.to(memory_format=torch.channels_last)
@@ -262,7 +264,8 @@ class _Run:
         clip_losses, timesteps = [], []
         norm = 0.0
         for micro in range(config.accumulation):
-            # Micro-step m, process r: the slice number m * processes + r. Any split sees the same global batch.
+            # Micro-step m, process r: the slice number m * processes + r. Any split sees the same global
+            # batch.
             part = micro * accelerator.num_processes + accelerator.process_index
             mine = slice(part * config.batch_size, (part + 1) * config.batch_size)
             batch = self.data.load(indices[mine], keys[mine])
@@ -332,7 +335,8 @@ class _Run:
             self._silent = set()
             if share > 0.5:
                 raise ValueError(
-                    f"{share:.0%} of the trained tensors get no gradient (such as {some}): nothing is learned."
+                    f"{share:.0%} of the trained tensors get no gradient (such as {some}): nothing is "
+                    "learned."
                 )
             log.warning("%.0f%% of the trained tensors get no gradient, such as %s", 100 * share, some)
 
@@ -341,14 +345,15 @@ class _Run:
             f"The last good state is step {self.last_good}." if self.last_good else "There is no state yet."
         )
         return (
-            f"{what} is not finite in step {step + 1}, files {', '.join(batch.names)}. {good} Lower optimizer.lr or "
+            f"{what} is not finite in step {step + 1}, files {', '.join(batch.names)}. {good} Lower "
+            "optimizer.lr or "
             "lengthen the warm-up, and go on with --resume."
         )
 
     # --- looking, saving, ending ---
 
     def _look(self, step: int) -> None:
-        """Validation and intermediate exports that are due."""
+        """Validation, samples and intermediate exports that are due."""
         config = self.config
         last = step == config.train.steps
         every = config.validation.every
@@ -357,6 +362,9 @@ class _Run:
                 values = self._validate()
             self.report.values(step, values)
             log.info("step %d  validation loss %.5f", step, values["validation/loss"])
+        if config.samples.every and (step % config.samples.every == 0 or last):
+            with self._result_weights():
+                self._render(step)
         if config.export.every and step and step % config.export.every == 0 and not last:
             self._export(self.folder / "exports" / f"{config.name}-{step:08d}.safetensors", final=False)
 
@@ -366,6 +374,41 @@ class _Run:
                 return self._predict(batch, latents, timesteps)
 
         return validation_loss(predict, self.objective, self.held, self.config.validation, self.config.seed)
+
+    def _render(self, step: int) -> None:
+        """The prompts' clips, with the same noise each time. One process renders, the others wait."""
+        config = self.config.samples
+        width, height = self.config.data.resolutions[0]
+        shape = (self.config.frames, 4, height // 8, width // 8)
+        for number, prompt in enumerate(sample_prompts(self.config) if self.main else ()):
+            latents = ddim(
+                self._conditioned([prompt, config.negative], (width, height)),
+                self.objective,
+                shape,
+                steps=config.steps,
+                cfg=config.cfg,
+                seed=config.seed + number,
+            )
+            frames = to_images(self.denoiser.base.decode_latents(latents))
+            fps = (self.config.data.fps or 8.0) / self.config.data.stride
+            save_animation(self.folder / "samples" / f"step-{step:08d}-{number:02d}.webp", frames, fps)
+            self.report.animation(step, f"samples/{number:02d}", frames, round(1000 / fps))
+        self.accelerator.wait_for_everyone()
+
+    def _conditioned(self, prompts: list[str], size: tuple[int, int]) -> Model:
+        """The model with fixed prompts, for the sampler."""
+        device, base = self.accelerator.device, self.denoiser.base
+        states = [self.encodings.text_states(prompt) for prompt in prompts]
+        context = stacked([text for text, _ in states]).to(device)
+        pooled = None if states[0][1] is None else torch.stack([vector for _, vector in states])
+        y = base.vector_condition(pooled, *size)
+        y = None if y is None else y.to(device)
+
+        def call(latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+            with self.denoiser.attached(latents.shape[1]):
+                return self.denoiser(latents.to(device), timesteps.to(device), context, y)
+
+        return call
 
     @contextmanager
     def _result_weights(self) -> Iterator[None]:
@@ -427,7 +470,8 @@ class _Run:
         state = newest_state(self.states)
         if state is not None and not resume:
             raise ValueError(
-                f"{self.folder} holds a run that got to step {state.step}. Go on with --resume, or choose another output."
+                f"{self.folder} holds a run that got to step {state.step}. Go on with --resume, or choose "
+                "another output."
             )
         if resume and state is None:
             log.info("There is no state in %s: starting from the beginning", self.states)
@@ -516,7 +560,8 @@ class _Run:
 
 
 def _reseed(seed: int, step: int, rank: int) -> None:
-    """Everyone's global generators from the step's number: what a library draws from them needs no saved state."""
+    """Everyone's global generators from the step's number: what a library draws from them needs no saved
+    state."""
     mixed = (seed * 1_000_003 + step * 7919 + rank) % 2**32
     random.seed(mixed)
     np.random.seed(mixed)

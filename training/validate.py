@@ -1,7 +1,7 @@
 """Loss on held-out clips, with the same noise and the same timesteps every time: the curve to trust.
 
-The training loss jumps with the timestep drawn; here one fixed timestep of each range is measured for each clip, so two
-values differ only by the weights.
+The training loss jumps with the timestep drawn; here one fixed timestep of each range is measured for each
+clip, so two values differ only by the weights.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ Predict = Callable[[Batch, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def held_out(hashes: Sequence[str], fraction: float) -> list[bool]:
-    """Which files are for validation: by content alone, so that it does not change when files are added; at least one."""
+    """Which files are for validation: by content alone, so that it does not change when files are added; at
+    least one."""
     draws = [float(randomness.stream("held out", content).random()) for content in hashes]
     limit = max(fraction, min(draws, default=0.0))
     return [draw <= limit for draw in draws]

@@ -3,7 +3,8 @@
 What is done about the odd cases:
 
 - *variable frame rate*: frames are chosen by their time stamps, never by counting;
-- *too slow for the wanted rate*: refused, because frames would repeat silently (`data.repeat_slow_video` allows it);
+- *too slow for the wanted rate*: refused, because frames would repeat silently (`data.repeat_slow_video`
+  allows it);
 - *rotated phone videos*: turned upright by the file's rotation mark;
 - *transparency*: laid over `data.background`;
 - *damaged files*: :class:`Unreadable` with the reason; the caller reports each once and goes on without.

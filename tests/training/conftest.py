@@ -30,7 +30,9 @@ def write_mp4(path: Path, frames: np.ndarray, fps: int = 8) -> None:
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt, stream.bit_rate = "yuv420p", 4_000_000
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"))
+            )
         container.mux(stream.encode())
 
 
@@ -68,7 +70,8 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def settings(clips, checkpoint, tmp_path_factory):
-    """``settings(output, "key=value", ...)`` -> a run's configuration; encodings are shared by the session."""
+    """``settings(output, "key=value", ...)`` -> a run's configuration; encodings are shared by the
+    session."""
     cache = tmp_path_factory.mktemp("cache")
 
     def make(output: Path | str, *overrides: str, stage: str = "motion_module") -> configuration.RunConfig:

@@ -34,14 +34,18 @@ train(from_dict(json.load(open({config!r}))))
 
 
 def launch(config, tmp_path, num_processes: int = 2) -> None:
-    """Run a configuration under ``accelerate launch`` on CPUs (gloo)."""
+    """Run a configuration under ``accelerate launch`` on CPUs (gloo).
+
+    ``--multi_gpu`` is accelerate's word for several local processes; its ``--cpu`` starts only one.
+    """
     settings = tmp_path / "config.json"
     settings.write_text(json.dumps(to_dict(config)))
     script = tmp_path / "launch.py"
     script.write_text(LAUNCH.format(comfyui=config.base.comfyui, root=str(ROOT), config=str(settings)))
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(num_processes),
-        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(script),
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes",
+        str(num_processes), "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+        "--main_process_port", "0", str(script),
     ]  # fmt: skip
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=400, env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -60,6 +64,9 @@ def test_two_processes_reproduce_one(stage_settings, tmp_path):
     train(one)
     launch(two, tmp_path)
     assert curve(tmp_path / "two") == pytest.approx(curve(tmp_path / "one"), abs=1e-5)
-    a, b = load_file(tmp_path / "one" / "result.safetensors"), load_file(tmp_path / "two" / "result.safetensors")
+    a, b = (
+        load_file(tmp_path / "one" / "result.safetensors"),
+        load_file(tmp_path / "two" / "result.safetensors"),
+    )
     assert max(float((a[key] - b[key]).abs().max()) for key in a) < 1e-5
     assert all(torch.isfinite(tensor).all() for tensor in b.values())

@@ -15,7 +15,13 @@ from animatediff_flipbook.training.train import train
 from safetensors.torch import load_file
 
 STEPS = 12
-SETTINGS = (f"train.steps={STEPS}", "train.batch_size=1", "checkpoints.every=2", "checkpoints.keep=2", "train.ema_decay=0.9")
+SETTINGS = (
+    f"train.steps={STEPS}",
+    "train.batch_size=1",
+    "checkpoints.every=2",
+    "checkpoints.keep=2",
+    "train.ema_decay=0.9",
+)
 
 
 def _child(config) -> None:

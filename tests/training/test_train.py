@@ -72,7 +72,9 @@ def test_only_the_trained_set_changes_and_all_of_it(stage, run_of):
     run._optimizer_step(0)
     first = {n for n, p in trained.items() if not torch.equal(p, start[n])}
     only = "proj_out" if stage == "motion_module" else "up.weight"
-    assert first == {n for n in trained if only in n}, "the zero-initialised factor alone moves in the first step"
+    assert first == {n for n in trained if only in n}, (
+        "the zero-initialised factor alone moves in the first step"
+    )
     run._optimizer_step(1)
     run._optimizer_step(2)
 
@@ -114,7 +116,8 @@ def test_accumulation_equals_the_large_batch(run_of):
 
 def test_an_overfitted_clip_lowers_its_loss(stage_settings, tmp_path, clips):
     config = stage_settings(
-        "motion_module", tmp_path, f"data.sources.0.path={clips / 'clip0.mp4'}", "train.steps=30", "train.batch_size=1",
+        "motion_module", tmp_path, f"data.sources.0.path={clips / 'clip0.mp4'}", "train.steps=30",
+        "train.batch_size=1",
         "objective.min_timestep=600", "objective.max_timestep=600", "optimizer.lr=3e-3",
     )  # fmt: skip
     train(config)
@@ -174,7 +177,8 @@ def test_metadata_tells_what_the_run_was(stage_settings, tmp_path):
     file = train(stage_settings("motion_lora", tmp_path, "lora.alpha=2", "export.licence=CC0")).file
     facts = read_lora(file).metadata
     for key, value in {
-        "format": "motion_lora", "stage": "motion_lora", "rank": "4", "alpha": "2.0", "frames": "4", "fps": "8",
+        "format": "motion_lora", "stage": "motion_lora", "rank": "4", "alpha": "2.0", "frames": "4",
+        "fps": "8",
         "resolution": "64x64", "steps": "3", "seed": "7", "licence": "CC0", "beta_schedule": "sqrt_linear",
         "prediction": "eps", "unet_groupnorm": "per_frame",
     }.items():  # fmt: skip
