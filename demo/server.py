@@ -30,6 +30,18 @@ HTTP_TIMEOUT = 30.0  # seconds; ComfyUI answers every plain request at once
 # A CPU thread that waits sleeps instead of spinning: beside other busy processes, spinning threads bring each
 # other to a standstill.
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+# Runs main.py as `python main.py` would, and ends with us: when we die, however suddenly, the pipe on its
+# standard input closes. (os.read and not sys.stdin, whose lock would disturb the interpreter's own end.)
+LAUNCH = """
+import os, runpy, sys, threading
+def end_with_parent():
+    os.read(0, 1)
+    os._exit(1)
+threading.Thread(target=end_with_parent, daemon=True).start()
+del sys.argv[0]
+sys.path[0] = os.path.dirname(sys.argv[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 LOG_TAIL = 40  # lines of the server's log that an error message quotes
 
 
@@ -122,8 +134,8 @@ class ComfyServer:
     """Interpreter with ComfyUI's requirements."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Additions to the process's environment, such as {"OMP_NUM_THREADS": "1"}."""
-    start_timeout: float = 180.0
-    """Seconds to wait for the start."""
+    start_timeout: float = 600.0
+    """Seconds to wait for the start; seconds on an idle machine, minutes on a busy one."""
 
     port: int = field(default=0, init=False)
     _process: subprocess.Popen | None = field(default=None, init=False, repr=False)
@@ -151,8 +163,9 @@ class ComfyServer:
         """The command line: this machine only, no database file, no packs but the linked ones."""
         custom_nodes = self.base_directory / "custom_nodes"
         packs = sorted(p.name for p in custom_nodes.iterdir()) if custom_nodes.is_dir() else []
-        command = [self.python, "-u", str(self.comfyui / "main.py"), "--listen", "127.0.0.1"]
-        command += ["--port", str(self.port), "--base-directory", str(self.base_directory)]
+        command = [self.python, "-u", "-c", LAUNCH, str(self.comfyui / "main.py")]
+        command += ["--listen", "127.0.0.1", "--port", str(self.port)]
+        command += ["--base-directory", str(self.base_directory)]
         command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--disable-api-nodes"]
         command += ["--disable-all-custom-nodes", *(["--whitelist-custom-nodes", *packs] if packs else [])]
         command += ["--cpu"] if self.cpu else []
@@ -175,7 +188,7 @@ class ComfyServer:
                 self.command(),
                 cwd=self.comfyui,
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 # A group of its own: Ctrl-C reaches us first, and stop() ends the server with its children.
@@ -205,6 +218,7 @@ class ComfyServer:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # whatever the server itself had started
         process.wait()
+        process.stdin.close()
 
     def __enter__(self) -> ComfyServer:
         return self.start()
