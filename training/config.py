@@ -536,10 +536,7 @@ def override(tree: dict[str, Any], text: str) -> None:
     *parents, last = key.strip().split(".")
     node: Any = tree
     for part in parents:
-        if isinstance(node, list):
-            node = node[_index(node, part, key)]
-        else:
-            node = node.setdefault(part, {})
+        node = node[_index(node, part, key)] if isinstance(node, list) else node.setdefault(part, {})
     if isinstance(node, list):
         node[_index(node, last, key)] = parsed
     elif isinstance(node, dict):

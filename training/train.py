@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import random
 import shutil
 import signal
@@ -87,6 +88,7 @@ def train(config: RunConfig, *, resume: bool = False) -> Result:
 
 def make_accelerator(config: RunConfig) -> Accelerator:
     """The engine: one process without any set-up, several under ``accelerate launch``."""
+    _refuse_lonely_launch()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
@@ -101,6 +103,21 @@ def make_accelerator(config: RunConfig) -> Accelerator:
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
         ],
     )
+
+
+def _refuse_lonely_launch() -> None:
+    """``accelerate launch --cpu --num_processes 2`` starts a single process without a word; say so.
+
+    Raises:
+        ValueError: several processes were asked for on CPUs and one was started.
+    """
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_ADDR" in os.environ
+    if asked and "LOCAL_RANK" not in os.environ:
+        raise ValueError(
+            "`accelerate launch --cpu` starts one process, whatever --num_processes says. For several "
+            "processes on "
+            "CPUs use `accelerate launch --multi_gpu --num_processes N` with base.device = 'cpu'."
+        )
 
 
 def fill_cache(
