@@ -56,9 +56,9 @@ def write_page(results: Sequence[Result], path: Path, intro: str) -> None:
 def _figure(result: Result) -> str:
     render = result.render
     facts = f"{render.workflow}.json, seed {render.seed}, {result.frames} frames, {result.seconds:.1f} s"
-    prompt = "" if render.prompt == render.caption else f"<small>{escape(render.prompt)}</small>"
+    prompt = f"<small>{escape(render.prompt)}</small>" if render.prompt not in (None, render.caption) else ""
     return (
-        f'<figure><img src="{escape(result.path.name)}" alt="{escape(render.prompt)}">'
+        f'<figure><img src="{escape(result.path.name)}" alt="{escape(render.prompt or render.caption)}">'
         f"<figcaption>{escape(render.caption)}{prompt}<small>{escape(facts)}</small></figcaption></figure>"
     )
 

@@ -36,8 +36,8 @@ class Render:
     """Heading of the gallery under which it stands."""
     caption: str
     """What to look at, for people."""
-    prompt: str
-    """Replaces the text that leads to the sampler's positive input."""
+    prompt: str | None
+    """Replaces the text that leads to the positive inputs; None where `changes` hold the texts."""
     seed: int = 7
     """Of the noise."""
     changes: Mapping[str, object] = field(default_factory=dict)
@@ -60,6 +60,7 @@ class Result:
 
 TEXT = "Text to animation: one motion module, four prompts"
 CAMERA = "MotionLoRA: the same clip with a zoom at three strengths"
+LONG = "Clips of any length: context windows"
 ADAPTER = "Domain adapter: how much of the training videos' look to keep"
 
 RENDERS = (
@@ -104,6 +105,30 @@ RENDERS = (
         )
         for alpha in (1.0, 0.5, 0.0)
     ),
+    Render(
+        name="long-clip-loop",
+        workflow="long-clip",
+        section=LONG,
+        caption="48 frames that close to a loop",
+        prompt="a red circle moving right on a checkered background",
+        changes={
+            "FlipbookContextWindows.schedule": "looped_uniform",
+            "FlipbookContextWindows.closed_loop": True,
+        },
+    ),
+    Render(
+        name="prompt-travel",
+        workflow="prompt-travel",
+        section=LONG,
+        caption="64 frames, red until the middle and blue after it",
+        prompt=None,
+        changes={
+            "FlipbookPromptSchedule.prompts": "0:: a red circle moving up on a dotted background\n"
+            "32:: a blue circle moving up on a dotted background",
+            "FlipbookPromptSchedule.prepend": "",
+            "FlipbookPromptSchedule.append": "",
+        },
+    ),
 )
 
 
@@ -138,13 +163,14 @@ def changed(prompt: dict, changes: Mapping[str, object]) -> dict:
     return result
 
 
-def with_text(prompt: dict, text: str, sampler_input: str = "positive") -> dict:
-    """A copy whose CLIPTextEncode nodes upstream of the KSampler's `positive` (or `negative`) say `text`.
+def with_text(prompt: dict, text: str, side: str = "positive") -> dict:
+    """A copy whose CLIPTextEncode nodes upstream of the `positive` (or `negative`) inputs say `text`.
 
     Raises ValueError if there is none.
     """
     result = copy.deepcopy(prompt)
-    queue = [n["inputs"][sampler_input][0] for n in result.values() if n["class_type"] == "KSampler"]
+    sources = [node["inputs"].get(side) for node in result.values()]
+    queue = [source[0] for source in sources if isinstance(source, list)]
     found = False
     while queue:
         node = result[queue.pop()]
@@ -154,7 +180,18 @@ def with_text(prompt: dict, text: str, sampler_input: str = "positive") -> dict:
         else:
             queue += [value[0] for value in node["inputs"].values() if isinstance(value, list)]
     if not found:
-        raise ValueError(f"no text leads to the {sampler_input} input of a KSampler in this workflow")
+        raise ValueError(f"no text leads to a {side} input in this workflow")
+    return result
+
+
+def with_seed(prompt: dict, seed: int) -> dict:
+    """A copy in which every input `seed` has this value. Raises ValueError if there is none."""
+    result = copy.deepcopy(prompt)
+    nodes = [node for node in result.values() if isinstance(node["inputs"].get("seed"), int)]
+    if not nodes:
+        raise ValueError("no node of this workflow has a seed")
+    for node in nodes:
+        node["inputs"]["seed"] = seed
     return result
 
 
@@ -185,7 +222,7 @@ def prompt_of(render: Render, models: Mapping[str, Sequence[Path]]) -> dict:
         **chosen_files(prompt, models, render.files),
         "EmptyLatentImage.width": SIZE,
         "EmptyLatentImage.height": SIZE,
-        "KSampler.seed": render.seed,
         **render.changes,
     }
-    return with_text(changed(prompt, changes), render.prompt)
+    prompt = with_seed(changed(prompt, changes), render.seed)
+    return prompt if render.prompt is None else with_text(prompt, render.prompt)
