@@ -194,7 +194,11 @@ def server(tmp_path_factory):
     base = prepare_base(folder / "base", packs, models)
     wait_for = tuple(node.GET_SCHEMA().node_id for node in NODES)
     with ComfyServer(
-        Path(folder_paths.base_path), base, wait_for=wait_for, environment={"OMP_NUM_THREADS": "1"}
+        Path(folder_paths.base_path),
+        base,
+        wait_for=wait_for,
+        environment={"OMP_NUM_THREADS": "1"},
+        start_timeout=400,
     ) as running:
         yield running
 

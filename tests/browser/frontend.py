@@ -17,6 +17,7 @@ from urllib.request import Request, urlopen
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 WINDOW = {"width": 1800, "height": 1000}
+TIMEOUT = 180_000.0  # milliseconds; seconds are enough, but not on a machine with other work
 
 _SETTINGS = {
     "Comfy.TutorialCompleted": True,  # else the first visit opens the template browser over the canvas
@@ -85,10 +86,11 @@ class Frontend:
                 executable_path=executable, args=["--no-sandbox"]
             )
             self.page = self._browser.new_page(viewport=WINDOW)
+            self.page.set_default_timeout(TIMEOUT)
             self.page.on("pageerror", lambda error: self.errors.append(str(error)))
             self.page.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
             self.page.goto(self.url)
-            self.page.wait_for_function(_READY, timeout=60_000)
+            self.page.wait_for_function(_READY)
         except BaseException:
             self.__exit__()
             raise
@@ -131,9 +133,7 @@ class Frontend:
         awaited: node types to wait for, since the text may arrive after the end of the run.
         Raises playwright's TimeoutError if one of them stays without.
         """
-        self.page.wait_for_function(
-            f"types => types.every(type => type in ({_TEXTS})())", arg=list(awaited), timeout=10_000
-        )
+        self.page.wait_for_function(f"types => types.every(type => type in ({_TEXTS})())", arg=list(awaited))
         return self.page.evaluate(_TEXTS)
 
     def set_widget(self, node_type: str, name: str, value: object) -> None:
