@@ -68,9 +68,15 @@ def run_trainer(command: str, stage: str, overrides: list[str], processes: int) 
         arguments.append("--resume")
     launch = [sys.executable]
     if processes > 1:
-        launch += ["-m", "accelerate.commands.launch", "--cpu", "--num_machines=1", "--mixed_precision=no"]
-        launch += ["--dynamo_backend=no", f"--num_processes={processes}", "--num_cpu_threads_per_process=1"]
-    environment = os.environ | {"COMFYUI_PATH": str(enter()), "OMP_WAIT_POLICY": "PASSIVE"}
+        # --multi_gpu is accelerate's word for several local processes; its --cpu starts only one
+        launch += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines=1"]
+        launch += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
+        launch += [f"--num_processes={processes}"]
+    environment = os.environ | {
+        "COMFYUI_PATH": str(enter()),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OMP_NUM_THREADS": "1",
+    }
     subprocess.run([*launch, __file__, "--trainer", *arguments], check=True, cwd=ROOT, env=environment)
 
 
