@@ -1,0 +1,123 @@
+"""nodes -> motion_core <- training: who may import whom, told from syntax trees and clean processes."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CORE_MAY = {"torch", "einops", "safetensors"}
+HOST = {
+    "comfy",
+    "comfy_api",
+    "folder_paths",
+    "nodes",
+    "execution",
+    "server",
+    "comfy_extras",
+    "latent_preview",
+}
+
+
+def imports(file: Path):
+    """(module, level of relativity, inside a function) of every import."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    inner = {
+        child
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, 0, node in inner
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            for name in names:
+                yield name, node.level, node in inner
+
+
+def files(folder: str):
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", files("motion_core"), ids=lambda f: f.name)
+def test_motion_core_knows_torch_and_itself(file):
+    for name, level, _ in imports(file):
+        top = name.split(".")[0]
+        if level:
+            assert level == 1, f"{file.name} reaches out of motion_core: {name}"
+        else:
+            assert top in CORE_MAY | set(sys.stdlib_module_names), f"{file.name} imports {name}"
+
+
+@pytest.mark.parametrize("file", files("training"), ids=lambda f: f.name)
+def test_training_never_imports_nodes_and_comfy_in_one_file_only(file):
+    for name, level, _ in imports(file):
+        assert not (level >= 2 and name.split(".")[0] == "nodes"), f"{file.name} imports our nodes"
+        if not level and file.name != "base_model.py":
+            assert name.split(".")[0] not in HOST, f"{file.name} imports {name}"
+
+
+@pytest.mark.parametrize("file", files("nodes"), ids=lambda f: f.name)
+def test_nodes_import_training_only_inside_a_function(file):
+    for name, level, inside in imports(file):
+        top = name.split(".")[0]
+        if (level >= 2 and top == "training") or top in ("peft", "accelerate", "tensorboard"):
+            assert inside, f"{file.name} imports {name} at the top: its extras may be missing"
+
+
+@pytest.mark.parametrize("file", [*files("motion_core"), *files("nodes"), *files("training")], ids=str)
+def test_imports_within_the_pack_are_relative_and_nothing_is_evaluated(file):
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for name, level, _ in imports(file):
+        assert level or name.split(".")[0] not in ("animatediff_flipbook", "motion_core", "training")
+        assert name.split(".")[0] not in ("cloudpickle", "dill")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ("eval", "exec"), f"{file.name}:{node.lineno}"
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{file.name}:{node.lineno} catches everything"
+        if isinstance(node, ast.ImportFrom):
+            assert not any(alias.name == "*" for alias in node.names)
+        if isinstance(node, ast.ClassDef):
+            bases = {getattr(base, "id", getattr(base, "attr", "")) for base in node.bases}
+            assert "ModelPatcher" not in bases
+
+
+def in_a_clean_process(code: str, tmp_path: Path) -> list[str]:
+    """Top-level modules that ``code`` brings in, with the pack loaded by its path."""
+    script = f"""
+import importlib.util, json, sys
+before = set(sys.modules)
+spec = importlib.util.spec_from_file_location("pack", {str(ROOT / "__init__.py")!r},
+                                              submodule_search_locations=[{str(ROOT)!r}])
+pack = importlib.util.module_from_spec(spec)
+sys.modules["pack"] = pack
+spec.loader.exec_module(pack)
+{code}
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_root_imports_without_comfyui_and_costs_nothing(tmp_path):
+    modules = in_a_clean_process("", tmp_path)
+    assert not [m for m in modules if m.split(".")[0] in {"torch", "comfy", "numpy", "peft", "accelerate"}]
+
+
+def test_motion_core_imports_without_comfyui(tmp_path):
+    names = [file.stem for file in files("motion_core") if file.stem != "__init__"]
+    code = "import importlib\n" + "\n".join(
+        f"importlib.import_module('pack.motion_core.{name}')" for name in names
+    )
+    tops = {m.split(".")[0] for m in in_a_clean_process(code, tmp_path)}
+    assert not tops & {"comfy", "peft", "accelerate", "diffusers", "transformers"}
