@@ -136,9 +136,9 @@ class ApplyMotionModule(io.ComfyNode):
         if any(other.is_clone(patcher) for other in present):
             # One set of weights cannot carry two sets of patches in the same call.
             patcher = motion_module.load_again()
-        lines = [f"{motion_module.name}: {motion_module.config.describe()}"]
+        # The schedule first: a node of ordinary size has room for two lines.
+        lines = [patch_schedule(model, beta_schedule, motion_module.config.beta_schedule)]
         lines += [patch_motion_lora(patcher, chosen, motion_module) for chosen in chosen_loras(motion_lora)]
-        lines.append(patch_schedule(model, beta_schedule, motion_module.config.beta_schedule))
 
         settings = MotionSettings(motion_module.name, scale, effect, start_percent, end_percent)
         model.set_additional_models(KEY, [*present, patcher])
@@ -146,7 +146,7 @@ class ApplyMotionModule(io.ComfyNode):
         model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, apply_model_with_motion)
 
-        logger.info("Apply Motion Module: %s", lines[-1])
+        logger.info("%s: %s", motion_module.name, lines[0])
         show_on_node(cls, "\n".join(lines))
         return io.NodeOutput(model)
 
