@@ -494,7 +494,7 @@ def export(settings: Settings) -> None:
 
 
 @torch.no_grad()
-def measure(settings: Settings, count: int = 16, steps: int = 16, cfg: float = 5.0) -> None:
+def measure(settings: Settings, count: int = 48, steps: int = 20, cfg: float = 5.0) -> None:
     """Stage 5. Sample pictures through ComfyUI's own loader and sampler for captions of unseen scenes; print
     how many show the asked colour and shape, and write them as a sheet to `.flipbook/train/base.png`."""
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(CHECKPOINT))
