@@ -1,7 +1,7 @@
 """What the demo renders: published workflows, and what is exchanged in them.
 
-Only values change (file names, prompts, seeds and the picture size), never the graph: what the demo shows is
-what a user gets from the same file. The server takes the API form, which is kept beside the tests.
+Only values change (file names, prompts, seeds, and for the CPU's sake picture size and steps), never the graph:
+what the demo shows is what a user gets from the same file. The server takes the API form, which is kept beside the tests.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 API_WORKFLOWS = ROOT / "tests" / "data" / "api"
 SIZE = 128  # pixels: what the tiny family is made for
+STEPS = 15  # of the sampler, fewer than published: the whole gallery shall take minutes on two CPU cores
+SAMPLING_NODES = ("KSampler", "FlipbookContextSampler", "BasicScheduler")  # those that have `steps`
 FILES = {  # input of a node that names a file -> folder in which the file lies
     "CheckpointLoaderSimple.ckpt_name": "checkpoints",
     "FlipbookLoadMotionModule.motion_module": "animatediff_models",
@@ -218,8 +220,10 @@ def chosen_files(
 def prompt_of(render: Render, models: Mapping[str, Sequence[Path]]) -> dict:
     """The API prompt of a render. Raises LookupError if a model file for it is missing."""
     prompt = load_workflow(render.workflow)
+    kinds = {node["class_type"] for node in prompt.values()}
     changes = {
         **chosen_files(prompt, models, render.files),
+        **{f"{kind}.steps": STEPS for kind in SAMPLING_NODES if kind in kinds},
         "EmptyLatentImage.width": SIZE,
         "EmptyLatentImage.height": SIZE,
         **render.changes,

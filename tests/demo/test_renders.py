@@ -85,6 +85,7 @@ def test_every_render_becomes_a_prompt_of_its_published_workflow():
         assert by_kind["CheckpointLoaderSimple"]["ckpt_name"] == "tiny_ad.safetensors"
         assert {inputs["seed"] for inputs in by_kind.values() if "seed" in inputs} == {render.seed}
         assert by_kind["EmptyLatentImage"]["width"] == renders.SIZE
+        assert any(by_kind.get(kind, {}).get("steps") == renders.STEPS for kind in renders.SAMPLING_NODES)
         if render.workflow == "motion-lora":
             assert by_kind["FlipbookLoadMotionLora"]["motion_lora"] == "zoom_in.safetensors"
 
