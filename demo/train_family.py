@@ -9,7 +9,7 @@ in `demo/recipes`, fed from ordinary folders of videos with captions. A stage wh
 and one that was interrupted goes on from its last state.
 
 Planned time on two CPU cores: base 45 min, clips 1 min, encoding them 10 min, domain adapter 6 min, motion
-module 45 min, each MotionLoRA 6 min.
+module 35 min, each MotionLoRA 5 min.
 """
 
 import argparse
@@ -27,10 +27,10 @@ SEED = 11  # of the training clips; evaluation takes others
 # folder of clips: number, first scene, camera of `world.Camera`
 FOLDERS = {
     "first": (80, 0, {}),
-    "second": (140, 1000, {}),
-    "zoom_in": (24, 2000, {"zoom": 0.022}),
-    "zoom_out": (24, 3000, {"zoom": -0.022}),
-    "pan_left": (24, 4000, {"pan_x": 2.2}),  # the camera goes left, so the picture's content goes right
+    "second": (80, 1000, {}),
+    "zoom_in": (14, 2000, {"zoom": 0.022}),
+    "zoom_out": (14, 3000, {"zoom": -0.022}),
+    "pan_left": (14, 4000, {"pan_x": 2.2}),  # the camera goes left, so the picture's content goes right
 }
 # stage: (recipe, folder and name of its file)
 STAGES = {
