@@ -132,7 +132,7 @@ def main() -> int:
             base,
             wait_for=("FlipbookApplyMotionModule",),
             cpu=not options.gpu,
-            # ComfyUI's own choice for a CPU, sub-quadratic attention, takes a third longer at this size
+            # ComfyUI's own choice for a CPU, sub-quadratic attention, is the slower one at this size
             extra_args=() if options.gpu else ("--use-pytorch-cross-attention",),
         ) as server:
             results = render_all(server, renders, models)
