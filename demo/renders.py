@@ -1,8 +1,8 @@
 """What the demo renders: published workflows, and what is exchanged in them.
 
 Only values change (file names, prompts, seeds and, for the CPU's sake, picture size and steps), never the
-graph: what the demo shows is what a user gets from the same file. The server takes the API form, which is kept
-beside the tests.
+graph: what the demo shows is what a user gets from the same file. The server takes the API form, kept beside
+the tests.
 """
 
 from __future__ import annotations
