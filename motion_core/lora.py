@@ -124,10 +124,16 @@ def read_lora(path: str | os.PathLike) -> LoraFile:
             ignored += [f"{name} ({role})" for role in found]
             continue
         up, down = found["up"], found["down"]
-        if up.shape[1] != down.shape[0]:
+        matrices = up.ndim == down.ndim >= 2 and up.numel() and down.numel()
+        if not matrices or up.shape[1] != down.shape[0]:
             raise ValueError(
                 f"{source.name}: the factors of {name} do not fit: up {tuple(up.shape)}, down "
                 f"{tuple(down.shape)}."
+            )
+        if "alpha" in found and found["alpha"].numel() != 1:
+            raise ValueError(
+                f"{source.name}: the alpha of {name} has the shape {tuple(found['alpha'].shape)}, expected "
+                "one number. The file is damaged."
             )
         alpha = float(found["alpha"]) if "alpha" in found else alphas
         layers[name] = LoraLayer(up, down, alpha)
@@ -236,7 +242,13 @@ def save_domain_adapter(
 def _save(path: str | os.PathLike, layers: Mapping, metadata: Mapping[str, str]) -> None:
     tensors = {}
     for name, (down, up) in layers.items():
-        parent, projection = re.fullmatch(r"(.+)\.(to_[qkv]|to_out)(?:\.0)?", name).groups()
+        match = re.fullmatch(r"(.+)\.(to_[qkv]|to_out)(?:\.0)?", name)
+        if match is None:
+            raise ValueError(
+                f"Cannot write a LoRA of {name}: files have names for the attention's to_q, to_k, to_v and "
+                "to_out only. Train on these."
+            )
+        parent, projection = match.groups()
         for factor, tensor in (("down", down), ("up", up)):
             tensors[f"{parent}.processor.{projection}_lora.{factor}.weight"] = tensor
     save_tensors(path, tensors, metadata)
@@ -258,5 +270,7 @@ def _metadata_alpha(metadata: Mapping[str, str]) -> float | None:
         config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
     except ValueError:
         return None
+    if not isinstance(config, dict):
+        return None
     values = [value for key, value in config.items() if key.rsplit(".", 1)[-1] == "lora_alpha"]
-    return float(values[0]) if values else None
+    return float(values[0]) if values and isinstance(values[0], (int, float)) else None

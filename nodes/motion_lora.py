@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import comfy.lora
+import torch
 from comfy.model_patcher import ModelPatcher
 
 from ..motion_core.lora import LoraLayer, LoraTarget, lora_targets, match_layers
@@ -53,7 +54,7 @@ def comfy_adapter(name: str, layer: LoraLayer) -> object:
     """A layer's factors in the form that ComfyUI's patcher takes."""
     tensors = {f"{name}.lora_up.weight": layer.up, f"{name}.lora_down.weight": layer.down}
     if layer.alpha is not None:
-        tensors[f"{name}.alpha"] = layer.up.new_tensor(layer.alpha)
+        tensors[f"{name}.alpha"] = torch.tensor(layer.alpha)
     return comfy.lora.load_lora(tensors, {name: name}, log_missing=False)[name]
 
 
