@@ -162,8 +162,10 @@ def on_grid(
     """
     given = repeats = 0
     current: TimedFrame | None = None
-    # Half a millisecond of grace: time stamps are rounded to the container's clock.
-    grace = 5e-4
+    # A frame that appears within a tenth of a grid step counts as there: time stamps are rounded, and 29.97
+    # frames per
+    # second would fall behind a grid of 30 at once.
+    grace = 0.1 / fps if fps else 0.0
     for frame in frames:
         if not fps:
             yield frame.image

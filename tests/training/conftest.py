@@ -49,6 +49,23 @@ def moving_square(seed: int, num_frames: int = 8, size: int = 64) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
+def numbered_frames():
+    """``numbered_frames(n)``: frames whose grey level tells their number, 8 levels apart."""
+
+    def make(num_frames: int, width: int = 64, height: int = 64) -> np.ndarray:
+        levels = (np.arange(num_frames) * 8 % 256).astype(np.uint8)
+        return np.broadcast_to(levels[:, None, None, None], (num_frames, height, width, 3)).copy()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_video():
+    """:func:`write_mp4`."""
+    return write_mp4
+
+
+@pytest.fixture(scope="session")
 def clips(tmp_path_factory) -> Path:
     """Six captioned videos of 8 frames."""
     folder = tmp_path_factory.mktemp("clips")

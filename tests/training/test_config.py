@@ -1,0 +1,124 @@
+"""The configuration: what is taken, what is refused and with which words."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from animatediff_flipbook.training import config as configuration
+
+RECIPES = Path(__file__).resolve().parents[2] / "training" / "recipes"
+
+SMALL = """
+stage = "motion_module"
+name = "motion"
+output = "run"
+[base]
+checkpoint = "base.safetensors"
+[data]
+sources = [{ path = "clips" }]
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def to_file(text: str) -> Path:
+        path = tmp_path / "config.toml"
+        path.write_text(text)
+        return path
+
+    return to_file
+
+
+def test_the_smallest_file_and_its_defaults(write):
+    config = configuration.load(write(SMALL))
+    assert config.data.frames == 16
+    assert config.objective.caption_dropout == 0.1
+    assert config.optimizer.name == "AdamW"
+    assert config.frames == 16
+    assert config.cache_folder == Path("run/cache")
+
+
+def test_stage_one_takes_single_frames(write):
+    assert configuration.load(write(SMALL), ["stage=domain_adapter"]).frames == 1
+
+
+def test_overrides_reach_every_level(write):
+    config = configuration.load(
+        write(SMALL), ["train.steps=7", "data.sources.0.path=/other place/x", "data.resolutions=[[512, 320]]"]
+    )
+    assert config.train.steps == 7
+    assert config.data.sources[0].path == "/other place/x"
+    assert config.data.resolutions == ((512, 320),)
+
+
+def test_plain_data_and_back(write):
+    config = configuration.load(write(SMALL), ["optimizer.arguments={betas=[0.9, 0.99]}"])
+    assert configuration.from_dict(configuration.to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.stepz=3", r"train\.stepz.*Did you mean 'steps'.*batch_size"),
+        ("stage=motion", "choose one of 'domain_adapter', 'motion_module', 'motion_lora'"),
+        ("train.steps=many", "train.steps must be of type int"),
+        ("train.steps=0", "train.steps = 0: must be at least 1"),
+        ("data.resolutions=[[250, 256]]", "multiples of 8"),
+        ("data.short_clips=stretch", "'skip', 'loop', 'shorten', 'pad'"),
+        ("stage=motion_lora", "motion.file"),
+        ("camera.direction=sideways", "zoom_in, zoom_out"),
+        ("lora.targets=['ff']", "to_q, to_k, to_v"),
+        ("objective.debiased=1", "stage motion_lora"),
+        ("data.background=white", "#rrggbb"),
+        ("name=a/b", "plain file name"),
+        ("train.precision=fp8", "'fp32', 'bf16', 'fp16'"),
+        ("data.sources.3.path=x", "no place in a list of 1"),
+        ("nonsense", "no override"),
+        ("base={}", "'base.checkpoint' is missing"),
+    ],
+)
+def test_refusals_name_what_is_allowed(write, override, words):
+    with pytest.raises(ValueError, match=words):
+        configuration.load(write(SMALL), [override])
+
+
+def test_flips_are_refused_where_direction_matters(write):
+    flip = "data.horizontal_flip=true"
+    configuration.load(write(SMALL), [flip])
+    with pytest.raises(ValueError, match="never flipped"):
+        configuration.load(write(SMALL), [flip, "stage=motion_lora", "motion.file=x"])
+    with pytest.raises(ValueError, match="never flipped"):
+        configuration.load(write(SMALL), [flip, "camera.direction=pan_left"])
+
+
+def test_no_file_and_no_toml(write, tmp_path):
+    with pytest.raises(FileNotFoundError, match="recipes"):
+        configuration.load(tmp_path / "nowhere.toml")
+    with pytest.raises(ValueError, match="not valid TOML"):
+        configuration.load(write("stage = "))
+
+
+def test_every_setting_is_explained():
+    """A docstring below each field, as `config.py` promises."""
+    import ast
+    import inspect
+
+    tree = ast.parse(inspect.getsource(configuration))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    assert {c.name for c in classes} >= {"RunConfig", "DataConfig", "TrainConfig"}
+    for cls in classes:
+        for field, following in zip(cls.body, [*cls.body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign):
+                explained = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+                assert explained, f"{cls.name}.{field.target.id}"
+    assert all(dataclasses.fields(getattr(configuration, c.name)) for c in classes)
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda p: p.stem)
+def test_recipes_are_valid(recipe):
+    configuration.load(recipe)
+
+
+def test_there_is_a_recipe_for_every_stage():
+    stages = {configuration.load(path).stage for path in RECIPES.glob("*.toml")}
+    assert stages == {"domain_adapter", "motion_module", "motion_lora"}

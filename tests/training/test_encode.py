@@ -1,0 +1,273 @@
+"""The cache: complete, resumable, never stale; and the samples that are drawn from it."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from animatediff_flipbook.training import encode
+from animatediff_flipbook.training.cache import Store
+from animatediff_flipbook.training.dataset import ClipData, Schedule
+from animatediff_flipbook.training.encode import Encodings, mirrored_caption
+from animatediff_flipbook.training.media import list_media
+
+
+class FakeBase:
+    """Encodes by averaging 8x8 pixels: as good as any VAE for counting and comparing."""
+
+    def __init__(self) -> None:
+        self.encoded = 0
+
+    def encode_pixels(self, pixels: torch.Tensor):
+        self.encoded += len(pixels)
+        small = torch.nn.functional.avg_pool2d(pixels.movedim(-1, 1), 8)
+        mean = torch.cat([small, small.mean(1, keepdim=True)], dim=1)
+        return mean, torch.full_like(mean, -4.0)
+
+    def encode_text(self, text: str):
+        return torch.full((4, 8), float(len(text))), None
+
+
+@pytest.fixture
+def make(settings, tmp_path):
+    """``make("key=value", ...)`` -> configuration, its store and its files, with a cache of its own."""
+
+    def build(*overrides: str):
+        config = settings(tmp_path / "run", f"cache.folder={tmp_path / 'cache'}", *overrides)
+        return config, Encodings(config, "base"), list_media(config.data.sources, config.data)
+
+    return build
+
+
+def clip_data(config, store, files) -> ClipData:
+    store.fill(FakeBase(), files)
+    return ClipData(config, store, store.tracks(files))
+
+
+def test_everything_is_encoded_once(make):
+    config, store, files = make()
+    base = FakeBase()
+    store.fill(base, files)
+    assert base.encoded == 6 * 8
+    _, again, _ = make()
+    assert again.missing(files) == ([], [])
+    again.fill(base, files)
+    assert base.encoded == 6 * 8
+
+
+def test_interrupted_it_goes_on(make, monkeypatch):
+    config, store, files = make("cache.shard_megabytes=0")  # a shard per file
+
+    class Stops(FakeBase):
+        def encode_pixels(self, pixels):
+            if self.encoded >= 3 * 8:
+                raise KeyboardInterrupt
+            return super().encode_pixels(pixels)
+
+    with pytest.raises(KeyboardInterrupt):
+        store.fill(Stops(), files)
+    _, store, _ = make("cache.shard_megabytes=0")
+    base = FakeBase()
+    store.fill(base, files)
+    assert base.encoded == 3 * 8, "what was written is not made again"
+    assert len(store.tracks(files)) == 6
+
+
+def test_a_damaged_shard_is_made_again(make, caplog):
+    config, store, files = make()
+    store.fill(FakeBase(), files)
+    shard = next(store.latents.folder.glob("shard-*"))
+    shard.write_bytes(shard.read_bytes()[:1000])
+    _, store, _ = make()
+    assert "damaged" in caplog.text
+    base = FakeBase()
+    store.fill(base, files)
+    assert base.encoded == 6 * 8
+    assert len(store.tracks(files)) == 6
+
+
+@pytest.mark.parametrize(
+    "setting", ["data.fps=4", "data.resolutions=[[32, 32]]", "data.background=#000000", "cache.dtype=float16"]
+)
+def test_other_settings_take_another_store_and_say_so(make, setting, caplog):
+    _, store, files = make()
+    store.fill(FakeBase(), files)
+    _, other, _ = make(setting)
+    assert len(other.missing(files)[0]) == 6
+    assert "made with other settings" in caplog.text
+    assert setting.split(".")[1].split("=")[0] in caplog.text
+
+
+def test_a_changed_file_is_not_served_from_the_cache(make, clips, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(clips, folder)
+    source = f"data.sources.0.path={folder}"
+    _, store, files = make(source)
+    store.fill(FakeBase(), files)
+    before = {t.file.path.name: t.key for t in store.tracks(files)}
+    shutil.copy(folder / "clip1.mp4", folder / "clip0.mp4")
+    _, store, files = make(source)
+    base = FakeBase()
+    store.fill(base, files)
+    after = {t.file.path.name: t.key for t in store.tracks(files)}
+    assert after["clip0.mp4"] == before["clip1.mp4"] != before["clip0.mp4"]
+    assert base.encoded == 0, "its new content is known under another name"
+
+
+def test_unreadable_files_are_reported_once_and_never_retried(make, clips, tmp_path, caplog, monkeypatch):
+    folder = tmp_path / "data"
+    shutil.copytree(clips, folder)
+    (folder / "broken.mp4").write_bytes(b"no video" * 99)
+    source = f"data.sources.0.path={folder}"
+    _, store, files = make(source)
+    store.fill(FakeBase(), files)
+    assert len(store.tracks(files)) == 6
+    said = [record for record in caplog.records if "Left out" in record.message]
+    assert sum("broken.mp4" in record.message for record in said) == 1
+    tried = []
+    monkeypatch.setattr(encode, "tracks_of_file", lambda file, *_: tried.append(file))
+    _, store, files = make(source)
+    store.fill(FakeBase(), files)
+    assert not tried
+
+
+def test_nothing_usable_is_an_error(make, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "broken.mp4").write_bytes(b"no video" * 99)
+    _, store, files = make(f"data.sources.0.path={tmp_path / 'data'}")
+    store.fill(FakeBase(), files)
+    with pytest.raises(ValueError, match="None of the 1 files"):
+        store.tracks(files)
+
+
+def test_the_distribution_is_kept_and_sampled_afresh(make):
+    data = clip_data(*make())
+    one = data.load([0], [(7, 0, 0)]).latents
+    again = data.load([0], [(7, 0, 0)]).latents
+    other = data.load([0], [(7, 1, 0)]).latents
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    track = data.tracks[0]
+    mean, logvar = data.encodings.latent_frames(track.key, data.window(track, (7, 0, 0)).indices)
+    assert float((one[0] - mean).std()) == pytest.approx(np.exp(-2), rel=0.1)
+    assert torch.equal(logvar, torch.full_like(mean, -4.0))
+
+
+def test_windows_are_in_order_and_cover_the_file(make):
+    config, store, files = make("data.stride=2")
+    data = clip_data(config, store, files)
+    seen = {tuple(data.window(data.tracks[0], (7, epoch, 0)).indices) for epoch in range(30)}
+    assert seen == {(0, 2, 4, 6), (1, 3, 5, 7)}
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected", "real"),
+    [
+        ("loop", [0, 1, 2, 3, 4, 5, 6, 7, 6, 5, 4, 3], 12),
+        ("shorten", [0, 1, 2, 3, 4, 5, 6, 7], 8),
+        ("pad", [0, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 7], 8),
+    ],
+)
+def test_short_clips(policy, expected, real, make):
+    data = clip_data(*make("data.frames=12", f"data.short_clips={policy}"))
+    window = data.window(data.tracks[0], (7, 0, 0))
+    assert window.indices == expected
+    assert window.num_real == real
+    batch = data.load([0], [(7, 0, 0)])
+    if policy == "pad":
+        assert batch.mask.tolist() == [[1.0] * 8 + [0.0] * 4]
+    else:
+        assert batch.mask is None
+
+
+def test_short_clips_are_left_out_by_default(make):
+    with pytest.raises(ValueError, match="short_clips = 'loop', 'shorten' or 'pad'"):
+        clip_data(*make("data.frames=12"))
+
+
+def test_captions_drop_at_their_rate_and_stay_with_their_clips(make):
+    config, store, files = make("objective.caption_dropout=0.25")
+    data = clip_data(config, store, files)
+    lengths = {index: float(len(track.caption)) for index, track in enumerate(data.tracks)}
+    dropped = 0
+    for slot in range(600):
+        context = data.load([slot % 6], [(7, 0, slot)]).context
+        assert float(context[0, 0, 0]) in (0.0, lengths[slot % 6])
+        dropped += float(context[0, 0, 0]) == 0.0
+    assert 0.18 < dropped / 600 < 0.32
+    assert all(
+        float(data.load([n], [(7, 0, s)], training=False).context[0, 0, 0])
+        for n in range(6)
+        for s in range(9)
+    )
+
+
+def test_mirrored_samples_have_mirrored_captions(make):
+    config, store, files = make("data.horizontal_flip=true", "objective.caption_dropout=0.0")
+    data = clip_data(config, store, files)
+    index = next(i for i, t in enumerate(data.tracks) if t.caption.endswith("left"))
+    texts = {"a red square left", "a red square right"}
+    assert {data.tracks[index].caption, data.tracks[index].mirror_caption} == texts
+    track = data.tracks[index]
+    plain, mirrored = (store.latent_frames(key, [0])[0] for key in (track.key, track.mirror))
+    assert torch.equal(plain.flip(-1), mirrored)
+    seen = {float(data.load([index], [(7, 0, slot)]).context[0, 0, 0]) for slot in range(20)}
+    assert seen == {float(len(text)) for text in texts}
+
+
+def test_words_change_sides():
+    assert mirrored_caption("Left turn, leftmost, right.") == "Right turn, rightmost, left."
+
+
+def test_camera_clips(make):
+    _, store, files = make("camera.direction=zoom_in", "camera.clips_per_file=3", "data.frames=6")
+    store.fill(FakeBase(), files)
+    tracks = store.tracks(files)
+    assert len(tracks) == 6 * 3
+    assert {track.num_frames for track in tracks} == {6}
+    _, store, files = make("camera.direction=pan_left", "camera.still=true", "data.frames=16")
+    store.fill(FakeBase(), files)
+    assert {track.num_frames for track in store.tracks(files)} == {16}, "one frame is enough for a still"
+
+
+def test_an_epoch_shows_everything_in_an_order_of_its_own(make):
+    data = clip_data(*make())
+    schedule = Schedule(data, seed=7, global_batch=4)
+    assert schedule.steps_per_epoch == 2
+    epochs = [[schedule.step(2 * epoch + i) for i in range(2)] for epoch in range(3)]
+    orders = [[index for indices, _ in epoch for index in indices] for epoch in epochs]
+    assert all(set(order) == set(range(6)) and len(order) == 8 for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+    keys = [key for epoch in epochs for _, part in epoch for key in part]
+    assert len(set(keys)) == len(keys), "no sample shares its random numbers with another"
+    assert Schedule(data, 7, 4).step(4) == epochs[2][0], "any step can be asked for first"
+
+
+def test_batches_have_one_shape(make, clips, tmp_path, write_video, numbered_frames):
+    folder = tmp_path / "data"
+    shutil.copytree(clips, folder)
+    for number in range(3):
+        frames = numbered_frames(8, 96, 64)
+        frames[:, :8] = 40 * number
+        write_video(folder / f"wide{number}.mp4", frames)
+    data = clip_data(*make(f"data.sources.0.path={folder}", "data.resolutions=[[64, 64], [96, 64]]"))
+    shapes = set()
+    for batch in data.epoch(7, 0, 2):
+        assert len({data.tracks[index].bucket for index in batch}) == 1
+        shapes.add(tuple(data.load(batch, [(7, 0, n) for n in range(2)]).latents.shape))
+    assert shapes == {(2, 4, 4, 8, 8), (2, 4, 4, 8, 12)}
+
+
+def test_repeats(make, clips):
+    data = clip_data(*make("data.sources.0.repeats=3"))
+    assert len(data) == 18
+
+
+def test_store_reads_only_the_span_asked_for(tmp_path):
+    store = Store(tmp_path, "latents", {"a": 1})
+    tensor = torch.arange(40.0).reshape(10, 4)
+    store.put("x", tensor)
+    assert torch.equal(store.frames("x", [2, 5, 3]), tensor[[2, 5, 3]])
+    store.flush()
+    assert torch.equal(store.frames("x", [2, 5, 3]), tensor[[2, 5, 3]])
+    assert store.shape("x") == (10, 4)

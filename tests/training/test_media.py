@@ -1,0 +1,111 @@
+"""Data sets in every form, and captions."""
+
+import csv
+import io
+import json
+import shutil
+import tarfile
+
+import pytest
+from animatediff_flipbook.training.config import DataConfig, SourceConfig
+from animatediff_flipbook.training.media import content_hashes, list_media
+
+
+def listed(*sources: SourceConfig, **settings) -> list[tuple[str, str]]:
+    files = list_media(sources, DataConfig(sources=sources, **settings))
+    return [(file.member or file.path.name, file.caption) for file in files]
+
+
+def test_a_folder_with_texts(clips):
+    found = listed(SourceConfig(path=str(clips)), caption_prefix="video of ")
+    assert found[0] == ("clip0.mp4", "video of a red square left")
+    assert [name for name, _ in found] == sorted(name for name, _ in found)
+    assert len(found) == 6
+
+
+def test_one_caption_for_all(clips):
+    assert {caption for _, caption in listed(SourceConfig(path=str(clips), caption="a dog"))} == {"a dog"}
+
+
+def test_missing_captions(clips, tmp_path):
+    shutil.copy(clips / "clip0.mp4", tmp_path / "Red_square 2.mp4")
+    source = SourceConfig(path=str(tmp_path))
+    assert listed(source) == [("Red_square 2.mp4", "")]
+    assert listed(source, missing_captions="name") == [("Red_square 2.mp4", "Red square 2")]
+    with pytest.raises(ValueError, match="no caption"):
+        listed(source, missing_captions="refuse")
+
+
+def test_jsonl(clips, tmp_path):
+    table = tmp_path / "list.jsonl"
+    rows = [{"video_path": "clip1.mp4", "caption": "one"}, {"path": "clip0.mp4"}]
+    table.write_text("\n".join(map(json.dumps, rows)))
+    found = listed(SourceConfig(path=str(table), media_root=str(clips)))
+    assert found == [("clip1.mp4", "one"), ("clip0.mp4", "")]
+    table.write_text('{"caption": "x"}')
+    with pytest.raises(ValueError, match="line 1 names no file"):
+        listed(SourceConfig(path=str(table)))
+    table.write_text('{"path": "gone.mp4"}')
+    with pytest.raises(FileNotFoundError, match="media_root"):
+        listed(SourceConfig(path=str(table)))
+
+
+def test_csv_with_the_columns_of_webvid(clips, tmp_path):
+    (tmp_path / "pages").mkdir()
+    shutil.copy(clips / "clip0.mp4", tmp_path / "pages" / "17.mp4")
+    table = tmp_path / "list.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([("videoid", "page_dir", "name"), ("17", "pages", "a dog, running")])
+    assert listed(SourceConfig(path=str(table))) == [("17.mp4", "a dog, running")]
+    table.write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="columns"):
+        listed(SourceConfig(path=str(table)))
+
+
+def test_frame_folders(tmp_path):
+    from PIL import Image
+
+    for clip in ("b", "a"):
+        (tmp_path / clip).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / clip / "0.png")
+    (tmp_path / "a" / "caption.txt").write_text("inside")
+    (tmp_path / "b.txt").write_text("beside")
+    found = listed(SourceConfig(path=str(tmp_path), frame_folders=True))
+    assert found == [("a", "inside"), ("b", "beside")]
+
+
+def test_webdataset_shards(clips, tmp_path):
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"shard-{shard:04d}.tar", "w") as archive:
+            archive.add(clips / f"clip{shard}.mp4", f"sample{shard}.mp4")
+            text = json.dumps({"caption": f"number {shard}"}).encode()
+            info = tarfile.TarInfo(f"sample{shard}.json")
+            info.size = len(text)
+            archive.addfile(info, io.BytesIO(text))
+    source = SourceConfig(path=str(tmp_path / "shard-{0000..0001}.tar"))
+    assert listed(source) == [("sample0.mp4", "number 0"), ("sample1.mp4", "number 1")]
+    files = list_media([source], DataConfig(sources=(source,)))
+    assert files[1].content() == (clips / "clip1.mp4").read_bytes()
+    plain = list_media([SourceConfig(path=str(clips))], DataConfig())
+    assert files[0].content_hash() == plain[0].content_hash(), "content alone is a file's identity"
+
+
+def test_places_without_media(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing at"):
+        listed(SourceConfig(path=str(tmp_path / "nowhere")))
+    with pytest.raises(ValueError, match="no videos or pictures"):
+        listed(SourceConfig(path=str(tmp_path)))
+
+
+def test_hashes_are_remembered_and_changes_noticed(clips, tmp_path, caplog):
+    video = tmp_path / "a.mp4"
+    shutil.copy(clips / "clip0.mp4", video)
+    source = SourceConfig(path=str(video))
+    memo = tmp_path / "memo.json"
+    first = content_hashes(list_media([source], DataConfig()), memo)
+    assert content_hashes(list_media([source], DataConfig()), memo) == first
+    assert not [r for r in caplog.records if "changed" in r.message]
+    shutil.copy(clips / "clip1.mp4", video)
+    assert content_hashes(list_media([source], DataConfig()), memo) != first
+    assert [r for r in caplog.records if "has changed" in r.message]

@@ -1,0 +1,123 @@
+"""Decoding: frames by their times, odd files, and what is refused."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from animatediff_flipbook.training.video import TimedFrame, Unreadable, on_grid, timed_frames
+from PIL import Image
+
+WHITE = "#ffffff"
+
+
+def numbers(frames) -> list[int]:
+    """The numbers of numbered frames; coding changes grey levels by less than half a step."""
+    return [round(float(np.asarray(image).mean()) / 8) for image in frames]
+
+
+def read(path: Path, fps: float, most: int = 1000, repeats: bool = False) -> list[int]:
+    return numbers(on_grid(timed_frames(path, path.name, WHITE), fps, most, repeats))
+
+
+@pytest.mark.parametrize(
+    ("source", "fps", "expected"),
+    [
+        (24, 24, list(range(24))),
+        (24, 8, [0, 3, 6, 9, 12, 15, 18, 21]),
+        (30, 8, [0, 4, 7, 11, 15, 19, 22]),
+        (24, 0, list(range(24))),
+    ],
+)
+def test_resampling_is_exact(source, fps, expected, tmp_path, write_video, numbered_frames):
+    write_video(tmp_path / "a.mp4", numbered_frames(24), source)
+    assert read(tmp_path / "a.mp4", fps) == expected
+    assert read(tmp_path / "a.mp4", fps, most=3) == expected[:3]
+
+
+def test_a_slow_video_is_refused_unless_repeats_are_allowed(tmp_path, write_video, numbered_frames):
+    write_video(tmp_path / "slow.mp4", numbered_frames(8), 4)
+    with pytest.raises(Unreadable, match="would repeat at data.fps = 8"):
+        read(tmp_path / "slow.mp4", 8)
+    assert read(tmp_path / "slow.mp4", 8, repeats=True)[:6] == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_rate_that_is_nearly_right_serves(tmp_path, numbered_frames):
+    frames = numbered_frames(30)
+    with av.open(str(tmp_path / "ntsc.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=Fraction(30000, 1001))
+        stream.width = stream.height = 64
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    assert read(tmp_path / "ntsc.mp4", 30) == list(range(30))
+
+
+def test_variable_frame_rate_goes_by_time():
+    image = [Image.new("RGB", (8, 8), (8 * n,) * 3) for n in range(5)]
+    times = [0.0, 0.1, 0.15, 0.4, 0.5]
+    frames = [TimedFrame(t, i) for t, i in zip(times, image, strict=True)]
+    # On screen at 0, .1, .2, .3, .4, .5 seconds:
+    assert numbers(on_grid(iter(frames), 10, 100, True)) == [0, 1, 2, 2, 3, 4]
+
+
+def test_a_phone_video_is_turned_upright(tmp_path):
+    picture = np.zeros((32, 64, 3), np.uint8)
+    picture[:, :32] = 255  # white on the left
+    path = tmp_path / "phone.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.height, stream.width = 32, 64
+        stream.set_display_rotation(90)
+        for _ in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        marked = next(container.decode(video=0)).rotation
+    frame = next(timed_frames(path, path.name, WHITE)).image
+    assert marked in (90, -90, 270)
+    assert frame.size == (32, 64), "width and height have changed places"
+    grey = np.asarray(frame.convert("L")).mean(axis=1)
+    top_is_white = grey[:16].mean() > 200
+    # A mark of +90 asks for a quarter turn against the clock, which brings the right side up.
+    assert top_is_white == (marked % 360 == 270)
+    assert abs(grey[:16].mean() - grey[48:].mean()) > 200
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "png"])
+def test_animated_pictures_keep_their_timing(ending, tmp_path):
+    images = [Image.new("RGB", (32, 32), (8 * n * 4,) * 3) for n in range(4)]
+    path = tmp_path / f"a.{ending}"
+    times = [100, 200, 100, 100]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=times, lossless=True)
+    frames = list(timed_frames(path, path.name, WHITE))
+    assert [round(f.time, 3) for f in frames] == [0.0, 0.1, 0.3, 0.4]
+    assert numbers(f.image for f in frames) == [0, 4, 8, 12]
+
+
+def test_transparency_lies_over_the_background(tmp_path):
+    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    frame = next(timed_frames(tmp_path / "clear.png", "clear.png", "#102030")).image
+    assert frame.mode == "RGB"
+    assert frame.getpixel((3, 3)) == (0x10, 0x20, 0x30)
+
+
+def test_a_folder_of_frames_goes_by_name(tmp_path):
+    for number in (2, 0, 1):
+        Image.new("RGB", (8, 8), (8 * number,) * 3).save(tmp_path / f"frame_{number:03d}.png")
+    assert numbers(f.image for f in timed_frames(tmp_path, tmp_path.name, WHITE)) == [0, 1, 2]
+
+
+def test_bytes_serve_as_well_as_files(clips):
+    path = clips / "clip0.mp4"
+    from_file = list(timed_frames(path, path.name, WHITE))
+    from_bytes = list(timed_frames(path.read_bytes(), path.name, WHITE))
+    assert [f.image.tobytes() for f in from_file] == [f.image.tobytes() for f in from_bytes]
+
+
+@pytest.mark.parametrize("name", ["broken.mp4", "broken.png", "broken.webp"])
+def test_damaged_files_say_so(name, tmp_path):
+    (tmp_path / name).write_bytes(b"this is no picture" * 100)
+    with pytest.raises(Unreadable):
+        list(timed_frames(tmp_path / name, name, WHITE))
