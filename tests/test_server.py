@@ -1,0 +1,178 @@
+"""The whole way, as a browser goes it: a real ComfyUI server, this pack, a small checkpoint, an animation."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from animatediff_flipbook.demo.base_directory import prepare_base
+from animatediff_flipbook.demo.server import ComfyServer, PromptError
+from PIL import Image
+from safetensors.torch import save_file
+
+COMFYUI = Path(next(p for p in sys.path if (Path(p) / "comfy" / "model_patcher.py").is_file()))
+FRAMES = 16
+NODES = ("FlipbookLoadMotionModule", "FlipbookLoadMotionLora")
+NODES += ("FlipbookApplyMotionModule", "FlipbookApplyDomainAdapter")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, root):
+    models, base = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("base")
+    script = str(root / "demo" / "random_models.py")
+    subprocess.run([sys.executable, script, "--comfyui", str(COMFYUI), "--output", str(models)], check=True)
+    wrong = models / "wrong.safetensors"
+    save_file({"first_stage_model.decoder.conv_in.weight": torch.zeros(2, 2)}, wrong)
+    prepare_base(
+        base,
+        {"animatediff-flipbook": root, "tiny-family": root / "demo" / "tiny_family"},
+        {
+            "checkpoints": [models / "checkpoints" / "tiny_ad.safetensors"],
+            "animatediff_models": [models / "animatediff_models" / "tiny_mm.safetensors", wrong],
+            "animatediff_motion_lora": [],
+            "loras": [],
+        },
+    )
+    with ComfyServer(COMFYUI, base, wait_for=NODES, environment={"OMP_NUM_THREADS": "1"}) as running:
+        yield running
+
+
+def prompt(seed=1, steps=2, module="tiny_mm.safetensors", size=64, schedule="auto"):
+    def node(kind, **inputs):
+        return {"class_type": kind, "inputs": inputs}
+
+    return {
+        "1": node("CheckpointLoaderSimple", ckpt_name="tiny_ad.safetensors"),
+        "2": node("FlipbookLoadMotionModule", motion_module=module),
+        "3": node(
+            "FlipbookApplyMotionModule",
+            model=["1", 0],
+            motion_module=["2", 0],
+            scale=1.0,
+            effect=1.0,
+            start_percent=0.0,
+            end_percent=1.0,
+            beta_schedule=schedule,
+        ),
+        "4": node("CLIPTextEncode", text="a red circle moving left", clip=["1", 1]),
+        "5": node("CLIPTextEncode", text="", clip=["1", 1]),
+        "6": node("EmptyLatentImage", width=size, height=size, batch_size=FRAMES),
+        "7": node(
+            "KSampler",
+            seed=seed,
+            steps=steps,
+            cfg=5.0,
+            sampler_name="euler",
+            scheduler="normal",
+            denoise=1.0,
+            model=["3", 0],
+            positive=["4", 0],
+            negative=["5", 0],
+            latent_image=["6", 0],
+        ),
+        "8": node("VAEDecode", samples=["7", 0], vae=["1", 2]),
+        "9": node(
+            "SaveAnimatedWEBP",
+            images=["8", 0],
+            filename_prefix="test",
+            fps=8.0,
+            lossless=True,
+            quality=90,
+            method="fastest",
+        ),
+    }
+
+
+def frames_of(data):
+    picture = Image.open(io.BytesIO(data))
+    frames = []
+    for number in range(getattr(picture, "n_frames", 1)):
+        picture.seek(number)
+        frames.append(picture.convert("RGB").tobytes())
+    return frames
+
+
+def test_an_animation_comes_out(server):
+    history = server.run(prompt())
+    assert history.status == "success"
+    assert history.progress("7")[-1] == (2, 2)
+    assert {"2", "3", "7", "9"} <= set(history.executed())
+    (file,) = history.files
+    frames = frames_of(server.view(file))
+    assert len(frames) == FRAMES
+    assert len(set(frames)) == FRAMES
+    entry = server.get(f"/history/{history.prompt_id}")[history.prompt_id]
+    assert entry["status"]["status_str"] == "success"
+
+
+def test_the_chosen_schedule_is_shown_on_the_node(server):
+    seen = []
+    server.run(prompt(seed=2, schedule="linear_sdxl"), on_event=lambda kind, data: seen.append((kind, data)))
+    assert "linear 0.00085..0.02" in server.log_text()
+
+
+def test_interrupt_and_a_clean_second_run(server):
+    """Stopped in the middle of sampling; then the same graph, twice, gives the same animation."""
+
+    def stop(kind, data):
+        if kind == "progress" and data.get("node") == "7":
+            server.interrupt()
+
+    wanted = server.view(server.run(prompt(seed=3)).files[0])
+    with pytest.raises(PromptError) as error:
+        server.run(prompt(seed=4, steps=200), on_event=stop)
+    assert error.value.kind == "interrupted"
+    server.run(prompt(seed=5))  # another seed, so that the cache is not asked
+    again = server.run(prompt(seed=3))
+    assert frames_of(server.view(again.files[0])) == frames_of(wanted)
+
+
+def test_unloading_models_between_runs(server):
+    wanted = frames_of(server.view(server.run(prompt(seed=6)).files[0]))
+    server.free()
+    server.run(prompt(seed=7))
+    assert frames_of(server.view(server.run(prompt(seed=6)).files[0])) == wanted
+
+
+def test_a_wrong_file_is_explained_where_the_user_sees_it(server):
+    with pytest.raises(PromptError, match=r"wrong\.safetensors is not a motion module.*Load VAE") as error:
+        server.run(prompt(module="wrong.safetensors"))
+    assert error.value.details["node_type"] == "FlipbookLoadMotionModule"
+    assert server.run(prompt(seed=8)).status == "success"
+
+
+def test_a_file_that_is_not_there_is_named(server):
+    with pytest.raises(PromptError, match=r"gone\.safetensors"):
+        server.run(prompt(module="gone.safetensors"))
+
+
+def test_object_info_has_our_nodes_with_tooltips(server):
+    for name in NODES:
+        info = server.get(f"/object_info/{name}")[name]
+        assert info["description"]
+        assert info["category"].startswith("AnimateDiff")
+        assert all(info["output_tooltips"])
+        for group in ("required", "optional"):
+            for options in info["input"].get(group, {}).values():
+                assert options[1]["tooltip"]
+
+
+def test_node_help_is_served(server):
+    for name in NODES:
+        assert server.request(f"/extensions/animatediff-flipbook/docs/{name}.md").startswith(b"#")
+
+
+def test_the_log_has_no_complaints_about_us(server):
+    failed = [line for line in server.log_text().splitlines() if "IMPORT FAILED" in line]
+    assert all("nodes_audio" in line for line in failed), "only core's audio nodes want torchaudio"
+    assert "clip missing" not in server.log_text()
+
+
+def test_training_and_its_extras_are_not_loaded(server):
+    """Unused at inference: a server must not pay for them, nor need them."""
+    import psutil
+
+    maps = {Path(m.path).name for m in psutil.Process(server.pid).memory_maps()}
+    assert not [name for name in maps if "accelerate" in name or "tensorboard" in name]
