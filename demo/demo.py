@@ -33,8 +33,8 @@ TRAINED = (
     "ones, trained by this repository on a world of moving shapes."
 )
 RANDOM = (
-    "Made by a real ComfyUI with this pack on a CPU, through the published workflow. The models have random "
-    "weights: the picture means nothing, it only shows that everything works together."
+    "Made by a real ComfyUI with this pack on a CPU, through the published workflow. There are models with "
+    "random weights among those used: the picture means nothing; it shows that everything works together."
 )
 PACKS = {"animatediff-flipbook": ROOT, "tiny-family": ROOT / "demo" / "tiny_family"}
 
@@ -43,7 +43,7 @@ PACKS = {"animatediff-flipbook": ROOT, "tiny-family": ROOT / "demo" / "tiny_fami
 
 
 def demo_models(comfyui: Path) -> tuple[dict[str, list[Path]], bool]:
-    """Model files by folder, and whether they are trained: those of `demo/models`, else random ones."""
+    """Model files by folder: those of `demo/models`, else random ones; and whether all are trained."""
     models = {folder: sorted((MODELS / folder).glob("*.safetensors")) for folder in set(FILES.values())}
     if models["checkpoints"] and models["animatediff_models"]:
         return models, True
@@ -51,7 +51,7 @@ def demo_models(comfyui: Path) -> tuple[dict[str, list[Path]], bool]:
     random = STATE / "random_models"
     script = str(ROOT / "demo" / "random_models.py")
     subprocess.run([sys.executable, script, "--comfyui", str(comfyui), "--output", str(random)], check=True)
-    return {folder: sorted((random / folder).glob("*.safetensors")) for folder in models}, False
+    return {k: found or sorted((random / k).glob("*.safetensors")) for k, found in models.items()}, False
 
 
 # --- rendering ---
