@@ -1,36 +1,28 @@
 """The nodes around context windows: prompt and number schedules, noise, FreeInit, the preview."""
 
-import asyncio
-
 import comfy.sample
 import comfy.samplers
 import comfy.sd
 import pytest
 import torch
-from animatediff_flipbook.demo.tiny_family import build, register
 from animatediff_flipbook.motion_core.free_init import (
     LowPass,
     diffuse,
     low_pass_filter,
     mix_frequencies,
 )
-from animatediff_flipbook.nodes import NODES, FlipbookExtension
 from animatediff_flipbook.nodes.context import ContextWindows
 from animatediff_flipbook.nodes.context_preview import STRAIGHT, WRAPPED, ContextPreview
 from animatediff_flipbook.nodes.frame_noise import FrameNoiseNode, read_seeds
 from animatediff_flipbook.nodes.free_init import FreeInitSampler
-from animatediff_flipbook.nodes.paths import register_folders
 from animatediff_flipbook.nodes.prompt_schedule import FloatSchedule, PromptSchedule
 from comfy_execution.graph_utils import ExecutionBlocker
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def base(tiny_checkpoint):
     """``(model, clip)`` of the tiny family with random weights."""
-    register()
-    path = tmp_path_factory.mktemp("tiny") / "random.safetensors"
-    build.write_random_checkpoint(path, seed=3)
-    return comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False)[:2]
+    return comfy.sd.load_checkpoint_guess_config(str(tiny_checkpoint), output_vae=False)[:2]
 
 
 def encode(clip, text):
@@ -234,15 +226,3 @@ def test_preview_draws_every_window(base, tmp_path, monkeypatch):
 def test_preview_wants_context_windows(base):
     with pytest.raises(ValueError, match="Put Context Windows in front"):
         ContextPreview.execute(base[0])
-
-
-# -- schemas --
-
-
-def test_every_input_and_output_has_a_tooltip():
-    register_folders()
-    assert asyncio.run(FlipbookExtension().get_node_list()) == NODES
-    for node in NODES:
-        schema = node.GET_SCHEMA()
-        assert schema.description and schema.category.startswith("AnimateDiff")
-        assert all(socket.tooltip for socket in [*schema.inputs, *schema.outputs]), schema.node_id
