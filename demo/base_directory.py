@@ -17,7 +17,7 @@ from pathlib import Path
 def link_folder(target: Path, place: Path) -> bool:
     """Make `place` a link to the folder `target`: a symbolic link, on Windows a junction (needs no rights).
 
-    A link that points elsewhere or nowhere is replaced; a right one is left alone.
+    A link that points elsewhere or nowhere and an empty folder are replaced; a right link is left alone.
     Returns True if a link was made. Raises FileNotFoundError if `target` is no folder and FileExistsError if
     `place` is a real file or folder, which may be somebody's work and is never deleted.
     """
@@ -28,6 +28,8 @@ def link_folder(target: Path, place: Path) -> bool:
         if place.resolve() == target:
             return False
         _remove_link(place)
+    elif place.is_dir() and not any(place.iterdir()):
+        place.rmdir()
     elif place.exists():
         raise FileExistsError(
             f"{place} is a real folder or file; a link to {target} belongs there. Move it away and run again."

@@ -271,6 +271,13 @@ def test_a_right_link_is_left_alone(tmp_path, pack):
     assert (place / "__init__.py").is_file()
 
 
+def test_an_empty_folder_is_replaced(tmp_path, pack):
+    place = tmp_path / "base"
+    place.mkdir()
+    assert base_directory.link_folder(pack, place) is True
+    assert place.resolve() == pack.resolve()
+
+
 @pytest.mark.parametrize("target", ["elsewhere", "gone"])
 def test_a_wrong_or_broken_link_is_replaced(tmp_path, pack, target):
     place, wrong = tmp_path / "pack", tmp_path / target
