@@ -14,14 +14,14 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from .checkpoint import FIELD_NAMES
 from .files import TensorFile, save_tensors
 from .model import MotionModel
-from .recognise import KINDS, recognise
+from .recognise import KINDS, MOTION_MARKS, recognise
 
 SUFFIXES: tuple[tuple[str, str], ...] = (
     (r"_lora\.down\.weight$", "down"),
@@ -138,8 +138,23 @@ def read_lora(path: str | os.PathLike) -> LoraFile:
         alpha = float(found["alpha"]) if "alpha" in found else alphas
         layers[name] = LoraLayer(up, down, alpha)
     if not layers:
-        raise ValueError(f"{source.name} has keys of a LoRA but no complete pair of factors. It is damaged.")
+        raise ValueError(
+            f"{source.name} has keys of a LoRA but no complete pair of factors, such as {ignored[0]}. It is "
+            "damaged, or of a kind (LoHa, LoKr) that only Load LoRA takes."
+        )
     return LoraFile(source.name, kind, layers, tuple(ignored), source.metadata)
+
+
+def image_layers(lora: LoraFile) -> LoraFile:
+    """The part of a LoRA that is for the image model, out of a file that may hold both kinds.
+
+    Raises:
+        ValueError: there is none.
+    """
+    layers = {name: layer for name, layer in lora.layers.items() if not MOTION_MARKS.search(name)}
+    if not layers:
+        raise ValueError(f"{lora.name} is not a domain adapter. It is {KINDS['motion_lora']}.")
+    return replace(lora, layers=layers)
 
 
 def layer_name(stem: str) -> str:

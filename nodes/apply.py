@@ -74,7 +74,7 @@ class ApplyMotionModule(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Blend between no motion module (0, skipped) and the motion module (1).",
+                    tooltip="Blend between the plain model (0: the module is skipped) and the module (1).",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -136,6 +136,8 @@ class ApplyMotionModule(io.ComfyNode):
         if any(other.is_clone(patcher) for other in present):
             # One set of weights cannot carry two sets of patches in the same call.
             patcher = motion_module.load_again()
+        if beta_schedule == "auto" and effect == 0.0:
+            beta_schedule = "keep"  # a motion module that takes no part has no wishes
         # The schedule first: a node of ordinary size has room for two lines.
         lines = [patch_schedule(model, beta_schedule, motion_module.config.beta_schedule)]
         lines += [patch_motion_lora(patcher, chosen, motion_module) for chosen in chosen_loras(motion_lora)]

@@ -6,15 +6,16 @@ module did not have to. In training alpha was 1; at inference it is dropped (0) 
 
 from __future__ import annotations
 
+import logging
+
 import comfy.lora
 from comfy_api.latest import io
 
-from ..motion_core.lora import LoraFile, read_lora
-from ..motion_core.recognise import KINDS
+from ..motion_core.lora import LoraFile, image_layers, read_lora
 from . import paths
 from .compat import logger, make_schema, show_on_node
 from .load import CATEGORY
-from .motion_lora import comfy_adapter
+from .motion_lora import comfy_adapter, left_out
 
 
 class ApplyDomainAdapter(io.ComfyNode):
@@ -60,16 +61,15 @@ class ApplyDomainAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: io.Model.Type, domain_adapter: str, alpha: float = 1.0) -> io.NodeOutput:
-        adapter = read_lora(paths.full_path(paths.LORAS, domain_adapter))
-        if adapter.kind != "domain_adapter":
-            raise ValueError(f"{domain_adapter} is not a domain adapter. It is {KINDS[adapter.kind]}.")
+        adapter = image_layers(read_lora(paths.full_path(paths.LORAS, domain_adapter)))
         patches, unmatched = _match(model, adapter)
         line = f"{domain_adapter} at alpha {alpha:g}: {len(patches)} of {len(adapter.layers)} layers"
+        line += left_out(adapter.ignored)
         if unmatched:
             line += f"; this model has no place for the others, such as {unmatched[0]}"
-            logger.warning("Domain adapter %s", line)
-        else:
-            logger.info("Domain adapter %s", line)
+        logger.log(
+            logging.WARNING if unmatched or adapter.ignored else logging.INFO, "Domain adapter %s", line
+        )
         show_on_node(cls, line)
         model = model.clone()
         if alpha != 0.0:

@@ -18,6 +18,8 @@ from .compat import logger, make_schema, new_patcher, show_on_node
 from .types import ChosenLora, LoadedMotionModule, MotionLora, MotionModule
 
 CATEGORY = "AnimateDiff"
+SMALL_BYTES = 256 * 2**20
+"""Up to this size, memory is no reason to hold a motion module in 16 bit."""
 
 
 class LoadMotionModule(io.ComfyNode):
@@ -138,15 +140,27 @@ def chosen_loras(value: object) -> tuple[ChosenLora, ...]:
 
 
 def _load(file: MotionFile) -> ModelPatcher:
-    """Weights into memory: 16-bit files as they are, 32-bit files as ComfyUI would hold such a UNet."""
-    dtype = file.dtype
-    if dtype == torch.float32:
-        dtype = comfy.model_management.unet_dtype(model_params=file.num_values, weight_dtype=dtype)
-    if dtype not in (torch.float16, torch.bfloat16, torch.float32):
-        dtype = torch.float16
+    """Weights into memory, in a type that suits the file, the device and the memory."""
     bar = comfy.utils.ProgressBar(file.num_values)
     # Layers cast to the type of their input, so any module runs on any base: fp16, bf16, fp32 or fp8.
     model = load_motion_module(
-        file, operations=comfy.ops.manual_cast, dtype=dtype, progress=lambda done: bar.update_absolute(done)
+        file,
+        operations=comfy.ops.manual_cast,
+        dtype=weight_dtype(file.dtype, file.num_values),
+        progress=lambda done: bar.update_absolute(done),
     )
     return new_patcher(model, _load, file)
+
+
+def weight_dtype(stored: torch.dtype, num_values: int) -> torch.dtype:
+    """The type in which a motion module is held.
+
+    As ComfyUI would hold a UNet of that size; but a large 16-bit file is never blown up to twice its size. A
+    small one may be: where ComfyUI computes in fp32, a MotionLoRA is then merged without rounding.
+    """
+    wanted = comfy.model_management.unet_dtype(model_params=num_values, weight_dtype=stored)
+    if wanted not in (torch.float16, torch.bfloat16, torch.float32):
+        wanted = torch.float16
+    if wanted.itemsize <= max(stored.itemsize, 2) or num_values * wanted.itemsize <= SMALL_BYTES:
+        return wanted
+    return stored if stored.itemsize == 2 else torch.float16

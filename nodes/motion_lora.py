@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import comfy.lora
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -36,18 +38,21 @@ def patch_motion_lora(patcher: ModelPatcher, chosen: ChosenLora, module: LoadedM
         patches[key] = comfy_adapter(name, layer)
     patcher.add_patches(patches, chosen.strength)
     line = f"{lora.name} at {chosen.strength:g}: {len(match.layers)} of {len(lora.layers)} layers"
+    line += left_out(lora.ignored)
     if match.unmatched:
         mid = sum(name.startswith("mid_block.") for name in match.unmatched)
-        why = (
+        line += (
             f"; {mid} are for a mid block, which {module.name} has not: made for a v2 module"
             if mid == len(match.unmatched)
             else f"; {module.name} has no place for the others, such as {match.unmatched[0]}"
         )
-        line += why
-        logger.warning("MotionLoRA %s", line)
-    else:
-        logger.info("MotionLoRA %s", line)
+    logger.log(logging.WARNING if match.unmatched or lora.ignored else logging.INFO, "MotionLoRA %s", line)
     return line
+
+
+def left_out(keys: tuple[str, ...]) -> str:
+    """The end of a line about a LoRA: what in its file is no pair of factors."""
+    return f"; {len(keys)} tensors of no known use were left out, such as {keys[0]}" if keys else ""
 
 
 def comfy_adapter(name: str, layer: LoraLayer) -> object:
