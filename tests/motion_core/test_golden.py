@@ -27,7 +27,6 @@ from animatediff_flipbook.tests.support import (
     relative_error,
     unfold,
 )
-from safetensors.torch import load_file
 
 FP32, BF16 = 3e-6, 3e-2
 OUTPUTS = ("y_base", "y_motion", "y_motion_lora", "y_domain_adapter")

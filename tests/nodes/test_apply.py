@@ -189,8 +189,12 @@ class TestSampling:
 
 class TestSettings:
     def test_effect_zero_is_the_plain_model(self, tiny_model, motion_module):
-        model = apply(tiny_model, motion_module("v1"), effect=0.0, beta_schedule="keep")
+        model = apply(tiny_model, motion_module("v1"), effect=0.0)
         assert torch.equal(sample(model), sample(tiny_model))
+
+    def test_effect_zero_with_a_schedule_asked_for_sets_it(self, tiny_model, motion_module):
+        model = apply(tiny_model, motion_module(), effect=0.0, beta_schedule="sqrt_linear")
+        assert float(model.get_model_object("model_sampling").sigma_max) == pytest.approx(25.15, abs=0.01)
 
     def test_scale_and_effect_reach_the_modules(self, tiny_model, motion_module):
         module = motion_module()

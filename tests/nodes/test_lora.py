@@ -9,7 +9,7 @@ from animatediff_flipbook.motion_core.lora import lora_targets, save_domain_adap
 from animatediff_flipbook.nodes.apply import KEY, ApplyMotionModule
 from animatediff_flipbook.nodes.domain_adapter import ApplyDomainAdapter
 from animatediff_flipbook.nodes.load import LoadMotionLora
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 
 def factors(module, seed=0, rank=2, width=None):
@@ -238,3 +238,34 @@ class TestDomainAdapter:
         save_domain_adapter(model_folders["loras"] / "far.safetensors", far)
         with pytest.raises(ValueError, match=r"far\.safetensors changes nothing"):
             ApplyDomainAdapter.execute(model=tiny_model, domain_adapter="far.safetensors")
+
+
+def test_a_file_with_both_kinds_is_split(tiny_model, motion_module, model_folders):
+    """Each node takes its part and leaves the other."""
+    module = motion_module()
+    motion = factors(module)
+    width = (
+        tiny_model.model.diffusion_model.input_blocks[1][1].transformer_blocks[0].attn1.to_q.weight.shape[0]
+    )
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    image = {name: (torch.randn(2, width), torch.randn(width, 2))}
+    save_motion_lora(model_folders["animatediff_motion_lora"] / "both.safetensors", {**motion, **image})
+    save_motion_lora(model_folders["loras"] / "both.safetensors", {**motion, **image})
+
+    lora = LoadMotionLora.execute(motion_lora="both.safetensors")[0]
+    assert_close(motion_weights(apply(tiny_model, module, lora)), dense(module, (motion, 1.0)))
+
+    adapted = ApplyDomainAdapter.execute(model=tiny_model, domain_adapter="both.safetensors")[0]
+    assert list(adapted.patches) == [
+        "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
+    ]
+
+
+def test_tensors_of_no_known_use_are_named(tiny_model, motion_module, model_folders, caplog):
+    module = motion_module()
+    path = model_folders["animatediff_motion_lora"] / "odd.safetensors"
+    save_motion_lora(path, factors(module))
+    save_file({**load_file(path), "riddle": torch.zeros(1)}, path)
+    with caplog.at_level(logging.WARNING):
+        apply(tiny_model, module, LoadMotionLora.execute(motion_lora="odd.safetensors")[0])
+    assert "1 tensors of no known use were left out, such as riddle" in caplog.text
