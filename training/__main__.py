@@ -7,10 +7,12 @@ cache  CONFIG.toml [key=value ...]                only encode latents and captio
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 # Before torch starts its threads: on a machine with other work, threads that spin while they wait cost many
 # times more.
@@ -46,6 +48,18 @@ def _parser() -> argparse.ArgumentParser:
         "--resume", action="store_true", help="go on from the newest complete state in the output folder"
     )
     _command(commands, "cache", _cache, "only encode latents and captions")
+    sampling = _command(commands, "sample", _sample, "render clips with a run's newest weights")
+    sampling.add_argument("--prompt", action="append", default=[], help="once for each clip")
+    sampling.add_argument("--out", default="", help="folder of the clips; by default in the run's folder")
+    _command(commands, "evaluate", _evaluate, "loss on held-out clips by range of timesteps, as JSON")
+    text = "write a motion module or LoRA of any layout in the original one"
+    converting = commands.add_parser("convert", help=text, description=text)
+    converting.add_argument("source", help="file to read")
+    converting.add_argument(
+        "target", help="file to write: .safetensors, or .ckpt for the original repository"
+    )
+    converting.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the weights")
+    converting.set_defaults(run=_convert)
     return parser
 
 
@@ -76,6 +90,31 @@ def _cache(options: argparse.Namespace) -> int:
     encodings, files, held = fill_cache(config, make_accelerator(config))
     tracks = encodings.tracks([*files, *held])
     log.info("The cache is complete: %d tracks of %d files", len(tracks), len(files) + len(held))
+    return 0
+
+
+def _sample(options: argparse.Namespace) -> int:
+    from .commands import sample
+    from .encode import sample_prompts
+
+    config = configuration.load(options.config, options.overrides)
+    folder = Path(options.out or Path(config.output) / "samples")
+    for path in sample(config, options.prompt or sample_prompts(config), folder):
+        print(path)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from .commands import evaluate
+
+    print(json.dumps(evaluate(configuration.load(options.config, options.overrides))))
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from .commands import convert
+
+    print(f"{options.target}: {convert(Path(options.source), Path(options.target), options.dtype)}")
     return 0
 
 

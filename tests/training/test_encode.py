@@ -190,11 +190,11 @@ def test_captions_drop_at_their_rate_and_stay_with_their_clips(make):
     data = clip_data(config, store, files)
     lengths = {index: float(len(track.caption)) for index, track in enumerate(data.tracks)}
     dropped = 0
-    for slot in range(600):
+    for slot in range(240):
         context = data.load([slot % 6], [(7, 0, slot)]).context
         assert float(context[0, 0, 0]) in (0.0, lengths[slot % 6])
         dropped += float(context[0, 0, 0]) == 0.0
-    assert 0.18 < dropped / 600 < 0.32
+    assert 0.15 < dropped / 240 < 0.35
     assert all(
         float(data.load([n], [(7, 0, s)], training=False).context[0, 0, 0])
         for n in range(6)
@@ -210,7 +210,7 @@ def test_mirrored_samples_have_mirrored_captions(make):
     assert {data.tracks[index].caption, data.tracks[index].mirror_caption} == texts
     track = data.tracks[index]
     plain, mirrored = (store.latent_frames(key, [0])[0] for key in (track.key, track.mirror))
-    assert torch.equal(plain.flip(-1), mirrored)
+    assert torch.allclose(plain.flip(-1), mirrored, atol=1e-6)
     seen = {float(data.load([index], [(7, 0, slot)]).context[0, 0, 0]) for slot in range(20)}
     assert seen == {float(len(text)) for text in texts}
 

@@ -1,0 +1,104 @@
+"""The command line: every command once, on a run of two steps."""
+
+import json
+
+import pytest
+import torch
+from animatediff_flipbook.motion_core.checkpoint import open_motion_module
+from animatediff_flipbook.motion_core.lora import read_lora, save_motion_lora
+from animatediff_flipbook.training.__main__ import main
+from animatediff_flipbook.training.config import to_dict
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+
+def toml(tree: dict) -> str:
+    """A configuration as TOML."""
+
+    def value(item) -> str:
+        if isinstance(item, dict):
+            return "{" + ", ".join(f"{k} = {value(v)}" for k, v in item.items()) + "}"
+        if isinstance(item, list):
+            return "[" + ", ".join(map(value, item)) + "]"
+        return json.dumps(item)
+
+    return "\n".join(f"{key} = {value(item)}" for key, item in tree.items())
+
+
+@pytest.fixture(scope="module")
+def run(settings, tmp_path_factory):
+    """A finished run, its configuration file and its folder."""
+    folder = tmp_path_factory.mktemp("commands")
+    held = ("validation.fraction=0.2", "samples.steps=2", "samples.prompts=['a red square left']")
+    config = settings(folder / "run", "train.steps=2", "samples.every=2", *held)
+    path = folder / "config.toml"
+    path.write_text(toml(to_dict(config)))
+    assert main(["cache", str(path)]) == 0
+    assert main(["train", str(path)]) == 0
+    return path, folder / "run"
+
+
+def test_training_leaves_its_file_logs_and_samples(run):
+    _, folder = run
+    assert open_motion_module(folder / "result.safetensors").config.generation == "v3"
+    assert json.loads((folder / "config.json").read_text())["train"]["steps"] == 2
+    samples = sorted((folder / "samples").glob("step-*.webp"))
+    assert [path.name for path in samples] == ["step-00000000-00.webp", "step-00000002-00.webp"]
+    with Image.open(samples[0]) as image:
+        assert (image.n_frames, image.size) == (4, (64, 64))
+    assert list((folder / "tensorboard").iterdir())
+    values = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert sum("validation/loss" in line for line in values) == 2
+
+
+def test_sample(run, tmp_path, capsys):
+    path, _ = run
+    assert main(["sample", str(path), "--prompt", "a red square up", "--out", str(tmp_path)]) == 0
+    written = tmp_path / "result-00000002-00.webp"
+    assert str(written) in capsys.readouterr().out
+    with Image.open(written) as image:
+        assert image.n_frames == 4
+
+
+def test_evaluate_repeats_the_last_validation(run, capsys):
+    path, folder = run
+    assert main(["evaluate", str(path)]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert result["step"] == 2
+    assert result["validation/loss"] == pytest.approx(last["validation/loss"], abs=1e-6)
+
+
+def test_convert(run, tmp_path):
+    _, folder = run
+    source = folder / "result.safetensors"
+    assert main(["convert", str(source), str(tmp_path / "half.safetensors"), "--dtype", "float16"]) == 0
+    found, before = load_file(tmp_path / "half.safetensors"), load_file(source)
+    assert found.keys() == before.keys()
+    assert all(t.dtype == (torch.float32 if n.endswith(".pe") else torch.float16) for n, t in found.items())
+    assert open_motion_module(tmp_path / "half.safetensors").config == open_motion_module(source).config
+
+
+def test_convert_folds_alpha(tmp_path):
+    layer = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.to_q"
+    down, up = torch.randn(2, 8), torch.randn(8, 2)
+    save_motion_lora(tmp_path / "plain.safetensors", {layer: (down, up)})
+    tensors = {
+        f"{layer}.lora_A.weight": down,
+        f"{layer}.lora_B.weight": up,
+        f"{layer}.alpha": torch.tensor(1.0),
+    }
+    save_file(tensors, tmp_path / "peft.safetensors")
+    assert main(["convert", str(tmp_path / "peft.safetensors"), str(tmp_path / "out.safetensors")]) == 0
+    out = read_lora(tmp_path / "out.safetensors").layers[layer]
+    assert out.alpha is None
+    assert torch.allclose(out.up @ out.down, 0.5 * (up @ down))
+
+
+def test_mistakes_end_with_one_sentence(run, capsys, tmp_path):
+    path, _ = run
+    assert main(["train", str(path)]) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert main(["train", str(path), "train.stepz=1"]) == 1
+    assert "Did you mean 'steps'" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "none.safetensors"), "x.safetensors"]) == 1

@@ -1,0 +1,160 @@
+"""What the command line does beside training: look at a trained model, measure it, change a file's form."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..motion_core.checkpoint import load_motion_module, save_motion_module
+from ..motion_core.files import TensorFile
+from ..motion_core.lora import read_lora, save_domain_adapter, save_motion_lora
+from ..motion_core.recognise import recognise
+from .base_model import BaseModel, autocast, pick_device
+from .config import RunConfig
+from .dataset import Batch, ClipData
+from .denoiser import Denoiser, build, trained_tensors
+from .objective import Objective
+from .sampling import ddim, save_animation, to_images
+from .states import newest_state
+from .train import fill_cache, make_accelerator, schedule_of
+from .validate import validation_loss
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's model with the weights it has reached."""
+
+    base: BaseModel
+    denoiser: Denoiser
+    objective: Objective
+    step: int
+    """Optimizer steps behind the weights; 0 without a state."""
+
+
+def trained_model(config: RunConfig, *, encoders: bool) -> Trained:
+    """The model of a run with its newest weights, averaged ones if the run keeps them.
+
+    Args:
+        config: the run.
+        encoders: whether VAE and text encoder are wanted too.
+    """
+    state = newest_state(Path(config.output) / "checkpoints")
+    base = BaseModel(config.base, pick_device(config.base.device), config.train.precision, encoders=encoders)
+    denoiser = build(config, base).eval()
+    if state is None:
+        log.warning(
+            "There is no state in %s: these are the weights that training would start from", config.output
+        )
+    else:
+        saved = state.tensors.get("ema") or state.tensors["weights"]
+        with torch.no_grad():
+            for name, weight in trained_tensors(denoiser).items():
+                weight.copy_(saved[name])
+    prediction = base.prediction if config.objective.prediction == "auto" else config.objective.prediction
+    objective = Objective(config.objective, schedule_of(config, denoiser), prediction)
+    return Trained(base, denoiser, objective, state.step if state else 0)
+
+
+def sample(config: RunConfig, prompts: list[str], folder: Path) -> list[Path]:
+    """Render a clip per prompt with the settings of `samples`; returns the animated WEBP files.
+
+    Raises:
+        ValueError: there is no prompt.
+    """
+    if not prompts:
+        raise ValueError("Nothing to render: give --prompt, or samples.prompts in the configuration.")
+    model = trained_model(config, encoders=True)
+    device, settings = model.base.device, config.samples
+    width, height = config.data.resolutions[0]
+    written = []
+    for number, prompt in enumerate(prompts):
+        texts = [model.base.encode_text(text) for text in (prompt, settings.negative)]
+        context = torch.stack([states for states, _ in texts]).to(device)
+        pooled = None if texts[0][1] is None else torch.stack([vector for _, vector in texts])
+        y = model.base.vector_condition(pooled, width, height)
+        y = None if y is None else y.to(device)
+
+        def call(
+            x: torch.Tensor,
+            timesteps: torch.Tensor,
+            context: torch.Tensor = context,
+            y: torch.Tensor | None = y,
+        ) -> torch.Tensor:
+            with model.denoiser.attached(x.shape[1]), autocast(device, config.train.precision):
+                return model.denoiser(x.to(device), timesteps.to(device), context, y)
+
+        shape = (config.frames, 4, height // 8, width // 8)
+        seed = settings.seed + number
+        latents = ddim(call, model.objective, shape, steps=settings.steps, cfg=settings.cfg, seed=seed)
+        fps = (config.data.fps or 8.0) / config.data.stride
+        path = folder / f"{config.name}-{model.step:08d}-{number:02d}.webp"
+        save_animation(path, to_images(model.base.decode_latents(latents)), fps)
+        log.info("Wrote %s: %s", path, prompt)
+        written.append(path)
+    return written
+
+
+def evaluate(config: RunConfig) -> dict[str, float]:
+    """Validation loss of the newest weights by range of timesteps, and the step they come from.
+
+    Raises:
+        ValueError: no clips are held out.
+    """
+    encodings, _, held = fill_cache(config, make_accelerator(config))
+    if not held:
+        raise ValueError("No clips are held out: set validation.fraction or validation.sources.")
+    data = ClipData(config, encodings, encodings.tracks(held))
+    model = trained_model(config, encoders=False)
+    device = model.base.device
+
+    def predict(batch: Batch, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        y = model.base.vector_condition(batch.pooled, *batch.size)
+        with model.denoiser.attached(latents.shape[1]), autocast(device, config.train.precision):
+            return model.denoiser(
+                latents.to(device),
+                timesteps.to(device),
+                batch.context.to(device),
+                None if y is None else y.to(device),
+            )
+
+    return {
+        "step": model.step,
+        **validation_loss(predict, model.objective, data, config.validation, config.seed),
+    }
+
+
+def convert(source: Path, target: Path, dtype: str | None = None) -> str:
+    """Write a motion module or LoRA of any layout in the original one; returns what it was.
+
+    Args:
+        source: any file that the pack reads.
+        target: ``.safetensors``; a motion module may also become a ``.ckpt``, which the original repository wants.
+        dtype: of the weights; by default as they are.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or nothing that can be converted.
+    """
+    metadata = {key: value for key, value in TensorFile(source).metadata.items() if key != "format"}
+    kind = recognise(TensorFile(source).shapes)
+    kind_of_float = None if dtype is None else DTYPES[dtype]
+    if kind == "motion_module":
+        model = load_motion_module(source, fused_qkv=False)
+        save_motion_module(target, model, metadata, dtype=kind_of_float)
+        return f"{kind}: {model.config.describe()}"
+    file = read_lora(source)
+    layers = {}
+    for name, layer in file.layers.items():
+        factor = 1.0 if layer.alpha is None else layer.alpha / layer.rank
+        wanted = kind_of_float or layer.up.dtype
+        # The factor goes into `up` before rounding: the original layout has no place for an alpha.
+        layers[name] = (layer.down.to(wanted), (layer.up.float() * factor).to(wanted))
+    save = save_domain_adapter if file.kind == "domain_adapter" else save_motion_lora
+    save(target, layers, metadata)
+    return f"{file.kind} of {len(layers)} layers"
