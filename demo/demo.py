@@ -1,8 +1,8 @@
 """Render our published workflows in a real ComfyUI, on a model family small enough for any CPU.
 
-    python run.py demo [--prompt TEXT] [--seed N] [--gpu] [--hero FILE]
+    python run.py demo [--gallery] [--prompt TEXT] [--seed N] [--gpu] [--hero FILE]
 
-What: each `Render` of renders.py becomes an animated WEBP, and all of them a page. The models are those of
+What: the first `Render` of renders.py, or with --gallery each of them, becomes an animated WEBP on a page. The models are those of
 `demo/models`; where none are there yet, one animation is made with random ones of the same shape.
 Runs with the Python of `.venv`; `run.py` starts it.
 """
@@ -112,6 +112,7 @@ def main() -> int:
     """Exit status 0, or 1 with a sentence."""
     parser = argparse.ArgumentParser(prog="run.py demo", description="Render the demo.")
     parser.add_argument("--comfyui", type=Path, required=True, help=argparse.SUPPRESS)  # run.py passes it
+    parser.add_argument("--gallery", action="store_true", help="render everything: several minutes on a CPU")
     parser.add_argument("--prompt", help="another text; the tiny models know shapes, colours and directions")
     parser.add_argument("--seed", type=int, help="another noise seed")
     parser.add_argument("--gpu", action="store_true", help="let ComfyUI use its GPU instead of the CPU")
@@ -124,7 +125,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         models, trained = demo_models(options.comfyui)
-        renders = chosen_renders(options.prompt, options.seed, trained)
+        renders = chosen_renders(options.gallery or bool(options.hero), options.prompt, options.seed, trained)
         base = prepare_base(STATE / "base", PACKS, models)
         print("==> Starting ComfyUI with this pack", file=sys.stderr, flush=True)
         with ComfyServer(
@@ -151,9 +152,9 @@ def main() -> int:
     return 0
 
 
-def chosen_renders(prompt: str | None, seed: int | None, trained: bool) -> tuple[Render, ...]:
-    """All renders; only the first with random models, or with a prompt of the user's."""
-    renders = RENDERS if trained and prompt is None else RENDERS[:1]
+def chosen_renders(gallery: bool, prompt: str | None, seed: int | None, trained: bool) -> tuple[Render, ...]:
+    """The first render; all for the gallery, unless models are random or the prompt is the user's."""
+    renders = RENDERS if gallery and trained and prompt is None else RENDERS[:1]
     if prompt is not None:
         renders = tuple(replace(render, prompt=prompt, caption=prompt) for render in renders)
     if seed is not None:
