@@ -2,8 +2,8 @@
 
     python run.py demo [--gallery] [--prompt TEXT] [--seed N] [--gpu] [--hero FILE]
 
-What: the first `Render` of renders.py, or with --gallery each of them, becomes an animated WEBP on a page. The models are those of
-`demo/models`; where none are there yet, one animation is made with random ones of the same shape.
+What: the first `Render` of renders.py, or with --gallery each of them, becomes an animated WEBP on a page.
+The models are those of `demo/models`; where none are there yet, random ones of the same shape stand in.
 Runs with the Python of `.venv`; `run.py` starts it.
 """
 
@@ -125,7 +125,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         models, trained = demo_models(options.comfyui)
-        renders = chosen_renders(options.gallery or bool(options.hero), options.prompt, options.seed, trained)
+        renders = chosen_renders(options, trained)
         base = prepare_base(STATE / "base", PACKS, models)
         print("==> Starting ComfyUI with this pack", file=sys.stderr, flush=True)
         with ComfyServer(
@@ -152,13 +152,20 @@ def main() -> int:
     return 0
 
 
-def chosen_renders(gallery: bool, prompt: str | None, seed: int | None, trained: bool) -> tuple[Render, ...]:
-    """The first render; all for the gallery, unless models are random or the prompt is the user's."""
-    renders = RENDERS if gallery and trained and prompt is None else RENDERS[:1]
-    if prompt is not None:
-        renders = tuple(replace(render, prompt=prompt, caption=prompt) for render in renders)
-    if seed is not None:
-        renders = tuple(replace(render, seed=seed) for render in renders)
+def chosen_renders(options: argparse.Namespace, trained: bool) -> tuple[Render, ...]:
+    """The first render; the first row for the README's picture; all for the gallery.
+
+    A prompt of the user's, or random models, are worth one.
+    """
+    renders = RENDERS[:1]
+    if trained and options.prompt is None and options.gallery:
+        renders = RENDERS
+    elif trained and options.prompt is None and options.hero:
+        renders = tuple(render for render in RENDERS if render.section == RENDERS[0].section)
+    if options.prompt is not None:
+        renders = tuple(replace(render, prompt=options.prompt, caption=options.prompt) for render in renders)
+    if options.seed is not None:
+        renders = tuple(replace(render, seed=options.seed) for render in renders)
     return renders
 
 
