@@ -56,6 +56,10 @@ class ApplyDomainAdapter(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, domain_adapter: str | None = None) -> bool | str:
+        return paths.check(paths.LORAS, domain_adapter)
+
+    @classmethod
     def fingerprint_inputs(cls, domain_adapter: str, alpha: float = 1.0, model: object = None) -> str:
         return f"{paths.fingerprint(paths.LORAS, domain_adapter)}:{alpha}"
 

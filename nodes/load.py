@@ -59,6 +59,10 @@ class LoadMotionModule(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, motion_module: str | None = None) -> bool | str:
+        return paths.check(paths.MOTION_MODULES, motion_module)
+
+    @classmethod
     def fingerprint_inputs(cls, motion_module: str, groupnorm: str = "auto") -> str:
         return f"{paths.fingerprint(paths.MOTION_MODULES, motion_module)}:{groupnorm}"
 
@@ -106,6 +110,10 @@ class LoadMotionLora(io.ComfyNode):
             ],
             outputs=[MotionLora.Output(display_name="motion_loras", tooltip="For Apply Motion Module.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, motion_lora: str | None = None) -> bool | str:
+        return paths.check(paths.MOTION_LORAS, motion_lora)
 
     @classmethod
     def fingerprint_inputs(cls, motion_lora: str, strength: float = 1.0, previous: object = None) -> str:

@@ -34,11 +34,21 @@ def full_path(folder: str, name: str) -> Path:
     Raises:
         FileNotFoundError: names the folders that were searched.
     """
-    path = folder_paths.get_full_path(folder, name)
-    if path is None:
-        searched = ", ".join(folder_paths.get_folder_paths(folder))
-        raise FileNotFoundError(f"{name} is in none of the folders for {folder} ({searched}). Put it there.")
-    return Path(path)
+    found = check(folder, name)
+    if found is not True:
+        raise FileNotFoundError(found)
+    return Path(folder_paths.get_full_path(folder, name))
+
+
+def check(folder: str, name: str | None) -> bool | str:
+    """True, or a sentence for a file that is not there. A name from another node (None) is not known yet.
+
+    For ``validate_inputs``: ComfyUI does not check the drop-down lists of nodes of this kind by itself.
+    """
+    if name is None or folder_paths.get_full_path(folder, name) is not None:
+        return True
+    searched = ", ".join(folder_paths.get_folder_paths(folder))
+    return f"{name} is in none of the folders for {folder} ({searched}). Put it there and refresh the page."
 
 
 def fingerprint(folder: str, name: str) -> str:

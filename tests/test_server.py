@@ -144,8 +144,9 @@ def test_a_wrong_file_is_explained_where_the_user_sees_it(server):
 
 
 def test_a_file_that_is_not_there_is_named(server):
-    with pytest.raises(PromptError, match=r"gone\.safetensors"):
+    with pytest.raises(PromptError, match=r"gone\.safetensors is in none of the folders") as error:
         server.run(prompt(module="gone.safetensors"))
+    assert error.value.kind == "rejected", "before anything is loaded"
 
 
 def test_object_info_has_our_nodes_with_tooltips(server):
