@@ -16,6 +16,7 @@ from .base_model import BaseModel, autocast, pick_device
 from .config import RunConfig
 from .dataset import Batch, ClipData
 from .denoiser import Denoiser, build, trained_tensors
+from .encode import LiveEncodings
 from .objective import Objective
 from .sampling import ddim, save_animation, to_images
 from .states import newest_state
@@ -111,7 +112,10 @@ def evaluate(config: RunConfig) -> dict[str, float]:
     if not held:
         raise ValueError("No clips are held out: set validation.fraction or validation.sources.")
     data = ClipData(config, encodings, encodings.tracks(held))
-    model = trained_model(config, encoders=False)
+    live = isinstance(encodings, LiveEncodings)
+    model = trained_model(config, encoders=live)
+    if live:
+        encodings.base = model.base
     device = model.base.device
 
     def predict(batch: Batch, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -135,7 +139,7 @@ def convert(source: Path, target: Path, dtype: str | None = None) -> str:
 
     Args:
         source: any file that the pack reads.
-        target: ``.safetensors``; a motion module may also become a ``.ckpt``, which the original repository wants.
+        target: ``.safetensors``; or ``.ckpt``, which the original repository wants.
         dtype: of the weights; by default as they are.
 
     Raises:

@@ -167,7 +167,8 @@ class CacheConfig:
     folder: str = ""
     """Empty: `cache` in the run's folder."""
     mode: Literal["disk", "off"] = "disk"
-    """off: decode and encode on the fly in every step (slow; for data sets too large to cache)."""
+    """off: decode and encode in every step, with VAE and text encoder loaded (slow; for data sets too large
+    to cache). Only what each file holds is stored."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Of stored latents and text encodings."""
     shard_megabytes: int = 256
@@ -244,8 +245,6 @@ class TrainConfig:
     """Average of the weights over about 1/(1-decay) steps, exported in place of the last ones; 0 is off."""
     channels_last: bool = False
     """Memory layout of the UNet's convolutions; faster on many devices."""
-    compile: bool = False
-    """torch.compile on the UNet's blocks (experimental)."""
     threads: int = 0
     """CPU threads of torch; 0 leaves its own choice."""
     tf32: bool = True

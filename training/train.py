@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import DistributedType, GradientAccumulationPlugin
 
 from ..motion_core.schedules import BetaSchedule
 from .base_model import BaseModel, file_hash, pick_device
@@ -34,7 +34,7 @@ from .cache import digest
 from .config import RunConfig, to_dict
 from .dataset import Batch, ClipData, Schedule, stacked
 from .denoiser import Denoiser, build, named_schedule, trained_tensors
-from .encode import Encodings, sample_prompts
+from .encode import Encodings, LiveEncodings, sample_prompts
 from .export import write
 from .files import write_json
 from .media import MediaFile, content_hashes, list_media
@@ -92,7 +92,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision={"fp32": "no"}.get(config.train.precision, config.train.precision),
         cpu=pick_device(config.base.device).type == "cpu",
         gradient_accumulation_plugin=GradientAccumulationPlugin(
@@ -103,6 +103,22 @@ def make_accelerator(config: RunConfig) -> Accelerator:
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
         ],
     )
+    _refuse_sharding(accelerator)
+    return accelerator
+
+
+def _refuse_sharding(accelerator: Accelerator) -> None:
+    """States and exports are written from whole tensors.
+
+    Raises:
+        ValueError: started with a sharding plugin.
+    """
+    kind = accelerator.distributed_type
+    if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+        raise ValueError(
+            f"This trainer runs on one process or with DDP, not with {kind.value}. Start it with "
+            "`accelerate launch --multi_gpu`."
+        )
 
 
 def _refuse_lonely_launch() -> None:
@@ -126,9 +142,12 @@ def fill_cache(
     """Encode what is missing; returns the store, the training files and the held-out files."""
     files, held = split_files(config)
     base_hash = file_hash_of(config, accelerator)
-    encodings = Encodings(config, base_hash, accelerator.process_index, accelerator.num_processes)
+    kind = LiveEncodings if config.cache.mode == "off" else Encodings
+    encodings = kind(config, base_hash, accelerator.process_index, accelerator.num_processes)
     todo, texts = encodings.missing([*files, *held])
-    if todo or texts:
+    if isinstance(encodings, LiveEncodings):
+        encodings.fill(None, [*files, *held], _Progress(accelerator.is_main_process))
+    elif todo or texts:
         log.info("Encoding %d files and %d captions into %s", len(todo), len(texts), config.cache_folder)
         base = BaseModel(config.base, accelerator.device, "fp32", encoders=True, unet=False)
         encodings.fill(base, [*files, *held], _Progress(accelerator.is_main_process))
@@ -208,7 +227,10 @@ class _Run:
         self._describe_data()
 
         precision, looking = config.train.precision, config.samples.every > 0 and self.main
-        base = BaseModel(config.base, accelerator.device, precision, encoders=False, decoder=looking)
+        live = isinstance(self.encodings, LiveEncodings)
+        base = BaseModel(config.base, accelerator.device, precision, encoders=live, decoder=looking)
+        if live:
+            self.encodings.base = base
         self.denoiser = build(config, base)
         if config.train.channels_last:
             base.unet.to(memory_format=torch.channels_last)

@@ -173,6 +173,13 @@ def test_validation_is_the_same_twice_and_does_not_touch_training(stage_settings
     assert set(once) == {"validation/loss", "validation/t000-499", "validation/t500-999"}
 
 
+def test_training_on_the_fly_is_training_from_the_cache(stage_settings, tmp_path):
+    cached = train(stage_settings("motion_module", tmp_path / "a", "train.steps=2")).file
+    live = stage_settings("motion_module", tmp_path / "b", "train.steps=2", "cache.mode=off")
+    found, expected = load_file(train(live).file), load_file(cached)
+    assert max(float((found[key] - expected[key]).abs().max()) for key in expected) < 1e-5
+
+
 def test_metadata_tells_what_the_run_was(stage_settings, tmp_path):
     file = train(stage_settings("motion_lora", tmp_path, "lora.alpha=2", "export.licence=CC0")).file
     facts = read_lora(file).metadata
