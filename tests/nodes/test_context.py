@@ -182,8 +182,8 @@ def recording_control(prepared, hint, previous=None):
     "options",
     [
         {"length": 8, "overlap": 2},
-        {"length": 8, "overlap": 2, "schedule": "standard_uniform"},
-        {"length": 8, "overlap": 2, "schedule": "looped_uniform", "closed_loop": True, "stride": 2},
+        {"length": 8, "overlap": 3, "schedule": "standard_uniform"},
+        {"length": 8, "overlap": 3, "schedule": "looped_uniform", "closed_loop": True, "stride": 2},
         {"length": 10, "schedule": "batched"},
         {"length": 8, "overlap": 2, "windows_per_batch": 3},
     ],
@@ -311,7 +311,7 @@ def test_others_find_the_frames_in_the_options(animated, prompts):
 def test_a_split_run_continues_the_windows(animated, prompts):
     """KSamplerAdvanced: two halves of a schedule move their windows as one uninterrupted run does."""
     model, _ = animated
-    model = windowed(model, length=8, overlap=2, schedule="looped_uniform")
+    model = windowed(model, length=8, overlap=3, schedule="looped_uniform")
     whole = sample(model, prompts, steps=4, cfg=1.0)
     half = sample(model, prompts, steps=4, cfg=1.0, last_step=2)
     latent = torch.zeros_like(half)
