@@ -3,10 +3,10 @@
     python tests/benchmarks/train_step.py                                    # all stages, bf16, 8 frames of 16x16
     python tests/benchmarks/train_step.py --stage motion_lora --frames 16 --size 32
 
-Each case runs in a process of its own, because the system only tells a process's highest memory. `built` is the memory
-with model, weights to train and optimizer in place (its moments appear in the first step), `peak` the highest during
-two steps, of which the second is timed. `for the step` = peak - built - gradients and moments: what a step's
-activations take, and what gradient checkpointing saves.
+Each case runs in a process of its own, because the system only tells a process's highest memory. `built` is
+the memory with model, weights to train and optimizer in place (its moments appear in the first step),
+`peak` the highest during two steps, of which the second is timed. `for the step` = peak - built - gradients
+and moments: what a step's activations take, and what gradient checkpointing saves.
 """
 
 from __future__ import annotations
@@ -156,7 +156,8 @@ def main() -> int:
             check=True,
         )
         print(
-            f"SD1.5, {options.frames} frames of {options.size}x{options.size} latents, {options.precision}, AdamW"
+            f"SD1.5, {options.frames} frames of {options.size}x{options.size} latents, "
+            f"{options.precision}, AdamW"
         )
         print("stage           checkpointing  values/M  seconds  built GiB  peak GiB  for the step GiB")
         for stage in [options.stage] if options.stage else STAGES:

