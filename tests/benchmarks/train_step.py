@@ -1,6 +1,6 @@
 """One training step of each stage on SD1.5 at full size with random weights: seconds and peak memory.
 
-    python tests/benchmarks/train_step.py                                    # all stages, bf16, 8 frames of 16x16
+    python tests/benchmarks/train_step.py                          # all stages, bf16, 8 frames of 16x16
     python tests/benchmarks/train_step.py --stage motion_lora --frames 16 --size 32
 
 Each case runs in a process of its own, because the system only tells a process's highest memory. `built` is
