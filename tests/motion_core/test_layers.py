@@ -36,7 +36,9 @@ def reference(module, x, frames, *, heads, groups, joint=False, scale=1.0, effec
     t = n.permute(0, 3, 4, 2, 1).reshape(b * height * width, f, c)
     t = t @ w["proj_in.weight"].T + w["proj_in.bias"]
     inner = t.shape[-1]
-    pe = torch.stack([table(64, inner).double()[p] for p in (positions or range(f))])
+    # The table has tests of its own; deep stacks would blow its rounding up here.
+    table = layers.sinusoidal_positions(64, inner)[0].double()
+    pe = torch.stack([table[p] for p in (positions or range(f))])
     for block, layer in enumerate(module.transformer_blocks):
         k = f"transformer_blocks.{block}."
         for i in range(len(layer.attention_blocks)):
@@ -103,9 +105,12 @@ def test_any_shape_follows_the_formula(data):
             | st.lists(st.integers(0, shape.pe_length - 1), min_size=frames, max_size=frames).map(tuple)
         ),
     )
-    module = build(shape, heads=heads, groups=groups, joint=joint, fused=fused, seed=draw(st.integers(0, 99)))
+    # In fp64: deep stacks of random layers are ill-conditioned, and it is the formula that is tested.
+    module = build(
+        shape, heads=heads, groups=groups, joint=joint, fused=fused, seed=draw(st.integers(0, 99))
+    ).double()
     # At least two pixels: torch refuses a norm over a single value.
-    x = feature(videos * frames, shape.channels, draw(st.integers(1, 3)), draw(st.integers(2, 4)))
+    x = feature(videos * frames, shape.channels, draw(st.integers(1, 3)), draw(st.integers(2, 4))).double()
     before = x.clone()
     wanted = reference(
         module,
@@ -121,8 +126,7 @@ def test_any_shape_follows_the_formula(data):
     got = module(x, call)
     assert got.shape == x.shape
     assert torch.equal(x, before), "the UNet's own feature was written to"
-    # Absolute: a sum that cancels has no relative accuracy to keep.
-    assert torch.allclose(got.double(), wanted, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(got, wanted, rtol=1e-7, atol=1e-7)
 
 
 def test_released_sizes_follow_the_formula_closely():

@@ -67,7 +67,7 @@ def test_low_vram_gives_the_same_numbers(tiny_model, motion_module, motion_lora,
     assert torch.allclose(call_model(without, *inputs()), plain, atol=1e-6), "the MotionLoRA stayed behind"
 
 
-@pytest.mark.parametrize("generation", ["v1", "v3"])
+@pytest.mark.parametrize("generation", [pytest.param("v1", marks=pytest.mark.slow), "v3"])
 def test_torch_compile(tiny_model, motion_module, generation):
     """Core's compile node: equal output, and graphs that are made once, not at every step."""
     import torch._dynamo
