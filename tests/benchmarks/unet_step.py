@@ -29,15 +29,11 @@ from animatediff_flipbook.motion_core.unet import unet_slots
 from support_full_size import motion_model, sd15_unet
 
 
-def best(function: Callable[[], object], repeats: int) -> float:
-    """Processor seconds of the fastest of ``repeats`` runs, after one to warm up."""
+def seconds(function: Callable[[], object]) -> float:
+    """Processor seconds of one run."""
+    start = time.process_time()
     function()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        function()
-        times.append(time.process_time() - start)
-    return min(times)
+    return time.process_time() - start
 
 
 def bare_products(transformer: TemporalTransformer, pixels: int, frames: int) -> Callable[[], None]:
@@ -84,32 +80,42 @@ def main() -> None:
 
     unet = sd15_unet(dtype)
     motion = motion_model(unet, dtype)
-    x = torch.randn(args.frames, 4, args.size, args.size, dtype=dtype)
-    timesteps = torch.full((args.frames,), 500.0)
-    context = torch.randn(args.frames, 77, 768, dtype=dtype)
     call = MotionCall(frames=args.frames)
 
-    def without_motion() -> None:
-        unet(x, timesteps, context=context)
+    def step(size: int, motions: list) -> Callable[[], None]:
+        x = torch.randn(args.frames, 4, size, size, dtype=dtype)
+        timesteps = torch.full((args.frames,), 500.0)
+        context = torch.randn(args.frames, 77, 768, dtype=dtype)
 
-    def with_motion() -> None:
-        with inserted(unet, [(motion, call)]):
-            unet(x, timesteps, context=context)
+        def run() -> None:
+            with inserted(unet, motions):
+                unet(x, timesteps, context=context)
+
+        return run
+
+    without_motion, with_motion = step(args.size, []), step(args.size, [(motion, call)])
+    products = []
+    for slot in unet_slots(unet):
+        if slot.name in motion.config.widths:
+            pixels = (args.size // downscale(slot.name)) ** 2
+            transformer = motion.get_submodule(slot.name).temporal_transformer
+            products.append(bare_products(transformer, pixels, args.frames))
 
     with torch.inference_mode():
-        plain = best(without_motion, args.repeats)
-        animated = best(with_motion, args.repeats)
-        products = 0.0
-        for slot in unet_slots(unet):
-            if slot.name in motion.config.widths:
-                pixels = (args.size // downscale(slot.name)) ** 2
-                transformer = motion.get_submodule(slot.name).temporal_transformer
-                products += best(bare_products(transformer, pixels, args.frames), args.repeats)
+        step(8, [(motion, call)])()  # libraries warm up on a small one
+        runs = [
+            (seconds(without_motion), seconds(with_motion), [seconds(product) for product in products])
+            for _ in range(args.repeats)
+        ]
+    # In turn, so that a machine that grows slow or fast does so for all of them; the fastest of each counts.
+    plain = min(run[0] for run in runs)
+    animated = min(run[1] for run in runs)
+    bare = sum(min(times) for times in zip(*(run[2] for run in runs), strict=True))
     added = animated - plain
     print(
         f"SD1.5, {args.frames} frames of {args.size}x{args.size}, {args.dtype}, {args.threads} threads: "
         f"UNet {plain:.2f} s, with motion {animated:.2f} s, added {added:.2f} s, "
-        f"bare products {products:.2f} s, ratio {added / products:.3f}"
+        f"bare products {bare:.2f} s, ratio {added / bare:.3f}"
     )
 
 
