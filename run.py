@@ -53,7 +53,7 @@ MANIFEST = "flipbook-manifest.json"
 # Runs inside .venv: is what the stamps promise really there? A distribution counts if its metadata and its
 # top-level Python files exist; torch and friends must import, which finds a broken binary as well.
 PROBE = r"""
-import importlib, importlib.metadata as metadata, importlib.util, json, re, sys
+import importlib, importlib.metadata as metadata, importlib.util, json, sys
 wanted = json.loads(sys.argv[1])
 broken = {}
 def look(step, name):
@@ -81,9 +81,12 @@ if wanted["editable"]:
     if not spec or root not in (spec.submodule_search_locations or ()):
         broken.setdefault(step, []).append(module)
     if step not in broken:
+        from pip._vendor.packaging.requirements import Requirement
         for line in metadata.requires(name) or ():
-            if "extra ==" in line:
-                look(step, re.match(r"[\w.-]+", line)[0])
+            needed = Requirement(line)
+            marker = needed.marker  # some are for older Pythons only
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("train", "dev")):
+                look(step, needed.name)
 torch = sys.modules.get("torch")
 gpu = bool(torch) and (
     torch.cuda.is_available()
