@@ -219,6 +219,7 @@ class _Run:
         self.report: Report | None = None
         self.accelerator = accelerator = make_accelerator(config)
         self.main = accelerator.is_main_process
+        self.num_processes = accelerator.num_processes  # asked at the end, when another run may have reset it
         state = self._find_state(resume)
 
         self.encodings, files, held = fill_cache(config, accelerator)
@@ -592,10 +593,10 @@ class _Run:
         if self.report is not None:
             self.report.close()
         self.accelerator.free_memory()
-        if self.accelerator.num_processes > 1:
+        if self.num_processes > 1:
             self.accelerator.end_training()
         # accelerate keeps its choice of precision for the whole process; a later run may want another.
-        AcceleratorState._reset_state(reset_partial_state=self.accelerator.num_processes == 1)
+        AcceleratorState._reset_state(reset_partial_state=self.num_processes == 1)
 
 
 def _reseed(seed: int, step: int, rank: int) -> None:

@@ -70,6 +70,7 @@ def reference(stage_settings, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow  # forks: a child of a process that has used its threads may wait for them for ever
 def test_killed_ten_times(stage_settings, reference, tmp_path):
     config = stage_settings("motion_module", tmp_path, *SETTINGS)
     chance = random.Random(1)
@@ -91,6 +92,7 @@ def test_killed_ten_times(stage_settings, reference, tmp_path):
     assert steps == list(range(1, STEPS + 1)), "every step is logged once"
 
 
+@pytest.mark.slow  # forks, as above
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_it_saves_and_goes_on_exactly(number, stage_settings, reference, tmp_path):
     config = stage_settings("motion_module", tmp_path, *SETTINGS, "checkpoints.every=100")

@@ -43,14 +43,8 @@ def test_a_slow_video_is_refused_unless_repeats_are_allowed(tmp_path, write_vide
     assert read(tmp_path / "slow.mp4", 8, repeats=True)[:6] == [0, 0, 1, 1, 2, 2]
 
 
-def test_a_rate_that_is_nearly_right_serves(tmp_path, numbered_frames):
-    frames = numbered_frames(30)
-    with av.open(str(tmp_path / "ntsc.mp4"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=Fraction(30000, 1001))
-        stream.width = stream.height = 64
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+def test_a_rate_that_is_nearly_right_serves(tmp_path, write_video, numbered_frames):
+    write_video(tmp_path / "ntsc.mp4", numbered_frames(30), Fraction(30000, 1001))
     assert read(tmp_path / "ntsc.mp4", 30) == list(range(30))
 
 
