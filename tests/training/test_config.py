@@ -116,7 +116,9 @@ def test_every_setting_is_explained():
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda p: p.stem)
 def test_recipes_are_valid(recipe):
-    configuration.load(recipe)
+    loaded = configuration.load(recipe)
+    assert isinstance(loaded, configuration.RunConfig)
+    assert loaded.train.steps > 0
 
 
 def test_there_is_a_recipe_for_every_stage():
