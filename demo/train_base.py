@@ -55,7 +55,7 @@ class Settings:
 
     seed: int = 1
     """Of the world's training scenes (evaluation uses others) and of all noise."""
-    vae_minutes: float = 11.0
+    vae_minutes: float = 9.0
     """Working time of the autoencoder; its learning rate falls to nothing over this time."""
     vae_batch: int = 12
     """Crops of 64x64 pixels a step."""
@@ -64,9 +64,9 @@ class Settings:
     vae_widths: tuple[int, ...] = (16, 32, 48, 64)
     """Channels at 1/1, 1/2, 1/4 and 1/8 of the picture: TAESD's layout has 64 everywhere, which is seven
     times the work; the narrower network is trained and then set into the wide one among zeros."""
-    num_latents: int = 4000
+    num_latents: int = 6000
     """Pictures whose latents the UNet trains on."""
-    unet_minutes: float = 31.0
+    unet_minutes: float = 16.0
     """Working time of the UNet and text encoder together."""
     unet_batch: int = 16
     """Latents a step."""

@@ -139,7 +139,9 @@ class GatedProjection(nn.Module):
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         value, gate = self.proj(z).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        gate = F.gelu(gate)
+        # The widest activation of the module: at inference it is not written to fresh memory once more.
+        return value * gate if torch.is_grad_enabled() else gate.mul_(value)
 
 
 class FeedForward(nn.Module):
@@ -229,14 +231,13 @@ class TemporalTransformer(nn.Module):
         self._check(x, call)
         frames, (height, width) = call.frames, x.shape[-2:]
         n = joint_group_norm(self.norm, x, frames) if self.joint_norm else self.norm(x)
-        n = rearrange(n, "(b f) c h w -> (b h w) f c", f=frames)
+        n = frames_of_pixels(n, frames)
         chunks = self._num_chunks(n)
         if chunks == 1:
             y = self._mix(n, call)
         else:
             y = torch.cat([self._mix(part, call) for part in n.chunk(chunks)])
-        y = rearrange(y, "(b h w) f c -> (b f) c h w", h=height, w=width)
-        return torch.add(x, y, alpha=call.effect)
+        return torch.add(x, pixels_of_frames(y, height, width), alpha=call.effect)
 
     def _mix(self, n: torch.Tensor, call: MotionCall) -> torch.Tensor:
         t = self.proj_in(n)
@@ -270,6 +271,23 @@ class TemporalTransformer(nn.Module):
                 f"{self.shape.pe_length}. Use Context Windows to animate longer clips, or generate fewer "
                 "frames."
             )
+
+
+def frames_of_pixels(x: torch.Tensor, frames: int) -> torch.Tensor:
+    """A UNet feature ``(B*F, C, H, W)`` as sequences ``(B*H*W, F, C)``, contiguous: on a view, a linear layer
+    would multiply pixel by pixel."""
+    if x.shape[0] == frames and x.is_contiguous():
+        # One video's transposition is that of a matrix, (F C) x (H W), which torch does in cache-sized blocks.
+        return x.flatten(2).flatten(0, 1).t().contiguous().unflatten(1, (frames, -1))
+    return rearrange(x, "(b f) c h w -> (b h w) f c", f=frames).contiguous()
+
+
+def pixels_of_frames(y: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Sequences ``(B*H*W, F, C)`` back as a UNet feature ``(B*F, C, H, W)``."""
+    if y.shape[0] == height * width:
+        frames = y.shape[1]
+        return y.flatten(1).t().contiguous().view(frames, -1, height, width)
+    return rearrange(y, "(b h w) f c -> (b f) c h w", h=height, w=width)
 
 
 def joint_group_norm(norm: nn.GroupNorm, x: torch.Tensor, frames: int) -> torch.Tensor:
