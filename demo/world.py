@@ -203,7 +203,7 @@ def render(content: Scene, times: np.ndarray | None = None, camera: Camera | Non
 
 
 def _light(motion: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Brightness of the shape at points about its centre: full towards where it goes, less where it comes from.
+    """Brightness of the shape at points about its centre: full towards where it goes, darker behind.
 
     Why: on photographs a car has a front. An image model learns what a word of motion means only from stills
     in which it shows, and the motion module, which sees no text, reads it in the image model's features.

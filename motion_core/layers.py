@@ -277,7 +277,7 @@ def frames_of_pixels(x: torch.Tensor, frames: int) -> torch.Tensor:
     """A UNet feature ``(B*F, C, H, W)`` as sequences ``(B*H*W, F, C)``, contiguous: on a view, a linear layer
     would multiply pixel by pixel."""
     if x.shape[0] == frames and x.is_contiguous():
-        # One video's transposition is that of a matrix, (F C) x (H W), which torch does in cache-sized blocks.
+        # One video is a matrix, (F C) x (H W), whose transposition torch does in cache-sized blocks.
         return x.flatten(2).flatten(0, 1).t().contiguous().unflatten(1, (frames, -1))
     return rearrange(x, "(b f) c h w -> (b h w) f c", f=frames).contiguous()
 
