@@ -2,6 +2,7 @@
 """The one door for people: everything this repository can do by itself, from an empty machine.
 
     python run.py demo                render an animation through our nodes in a real ComfyUI, on the CPU
+    python run.py evaluate [--json]   measure the trained tiny family by fresh samples through our nodes
     python run.py test [pytest args]  run the test suite
     python run.py comfyui [args]      open ComfyUI with this pack for hand use (args go to its main.py)
     python run.py paths               print one JSON object: python, comfyui, base_directory, pack
@@ -602,6 +603,12 @@ def command_demo(options: argparse.Namespace, rest: list[str]) -> int:
     return run_here([paths["python"], demo, "--comfyui", paths["comfyui"], *rest])
 
 
+def command_evaluate(options: argparse.Namespace, rest: list[str]) -> int:
+    paths = prepare(options, extras=False)
+    script = str(ROOT / "demo" / "evaluate.py")
+    return run_here([paths["python"], script, "--comfyui", paths["comfyui"], *rest])
+
+
 def command_test(options: argparse.Namespace, rest: list[str]) -> int:
     paths = prepare(options, extras=True)
     # -P (3.11+) keeps this folder off sys.path, where our `nodes` would hide ComfyUI's; tests/conftest.py
@@ -625,6 +632,7 @@ def command_comfyui(options: argparse.Namespace, rest: list[str]) -> int:
 
 COMMANDS = {
     "demo": (command_demo, "render an animation through our nodes in a real ComfyUI and print its path"),
+    "evaluate": (command_evaluate, "measure the trained tiny family by fresh samples"),
     "test": (command_test, "run the test suite; what follows goes to pytest"),
     "comfyui": (command_comfyui, "open ComfyUI with this pack; what follows goes to ComfyUI's main.py"),
     "paths": (command_paths, "print one JSON object: python, comfyui, base_directory, pack"),

@@ -1,0 +1,235 @@
+"""Measure the tiny family: fresh samples through our nodes, looked at by the probes of `probes.py`.
+
+    python run.py evaluate [--samples N] [--seed S] [--json] [--keep DIR]
+
+Prompts are captions of scenes that no training saw. Each figure is over N clips of 16 frames:
+
+    direction_accuracy             the shape goes where the prompt says; chance is 0.25
+    direction_accuracy_motion_off  the same prompts and noise without the motion module: must be chance
+    zoom_sign, pan_sign            the ground moves as the MotionLoRA says (zoom in and out take turns)
+    watermark_ratio                watermark seen with the domain adapter at alpha 0, over that at alpha 1
+    sharpness_ratio                the same for sharpness
+
+and, to judge these by: watermark and sharpness at alpha 0, 0.5 and 1, colours, the camera's rates with
+each MotionLoRA and without one. What has no file yet is null. `--json` ends with one line of JSON.
+Runs with the Python of `.venv`; `run.py` starts it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import multiprocessing
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from bootstrap import ROOT, enter
+from tqdm import tqdm
+
+MODELS = ROOT / "demo" / "models"
+CHECKPOINT = "tiny_ad.safetensors"
+MOTION_MODULE = "tiny_mm.safetensors"
+ADAPTER = "tiny_adapter.safetensors"
+FRAMES = 16
+STEPS, CFG = 15, 5.0
+DIRECTIONS = ("moving left", "moving right", "moving up", "moving down")
+# MotionLoRA: (field of world.Camera, its sign)
+CAMERAS = {"tiny_zoom_in": ("zoom", 1), "tiny_zoom_out": ("zoom", -1), "tiny_pan_left": ("pan_x", 1)}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip to render."""
+
+    series: str
+    """What it is for."""
+    number: int
+    """Of the scene and the noise; the same number in two series is the same prompt and noise."""
+    words: str
+    """Motion words of the caption."""
+    motion: bool = True
+    """Whether the motion module takes part."""
+    lora: str | None = None
+    """MotionLoRA at strength 1."""
+    alpha: float = 0.0
+    """Of the domain adapter."""
+
+
+def plan(count: int) -> list[Sample]:
+    """All samples of an evaluation, for the files that there are."""
+    samples = []
+    for number in range(count):
+        words = DIRECTIONS[number % len(DIRECTIONS)]
+        samples.append(Sample("motion_off", number, words, motion=False))
+        samples.append(Sample("alpha_0", number, words))
+        if (MODELS / "loras" / ADAPTER).exists():
+            samples += [Sample(f"alpha_{alpha:g}", number, words, alpha=alpha) for alpha in (0.5, 1.0)]
+        loras = [
+            name for name in CAMERAS if (MODELS / "animatediff_motion_lora" / f"{name}.safetensors").exists()
+        ]
+        zooms = [name for name in loras if CAMERAS[name][0] == "zoom"]
+        pans = [name for name in loras if CAMERAS[name][0] != "zoom"]
+        for names in (zooms, pans):
+            if names:
+                name = names[number % len(names)]
+                samples.append(Sample(name, number, "still", lora=name))
+    return samples
+
+
+class Renderer:
+    """The models, loaded once in a process; everything that changes goes through our nodes."""
+
+    def __init__(self, comfyui: str) -> None:
+        enter(Path(comfyui))
+        import comfy.sd
+        import folder_paths
+        import torch
+        from animatediff_flipbook.demo.tiny_family import model as family
+        from animatediff_flipbook.nodes import ApplyMotionModule, LoadMotionModule, paths
+
+        torch.set_num_threads(1)
+        family.register()
+        paths.register_folders()
+        for folder in ("animatediff_models", "animatediff_motion_lora", "loras"):
+            folder_paths.add_model_folder_path(folder, str(MODELS / folder), is_default=True)
+        self.model, self.clip, self.vae, _ = comfy.sd.load_checkpoint_guess_config(
+            str(MODELS / "checkpoints" / CHECKPOINT)
+        )
+        self.module = LoadMotionModule.execute(motion_module=MOTION_MODULE)[0]
+        self._apply = ApplyMotionModule
+
+    def render(self, sample: Sample, seed: int):
+        """Frames (16, 128, 128, 3) float32 in 0..1 of a sample, and its scene."""
+        import comfy.sample
+        import torch
+        from animatediff_flipbook.demo import world
+        from animatediff_flipbook.nodes import ApplyDomainAdapter, LoadMotionLora
+
+        scene = world.scene(seed, sample.number, sample.words)
+        model = self.model
+        if sample.alpha:
+            model = ApplyDomainAdapter.execute(model=model, domain_adapter=ADAPTER, alpha=sample.alpha)[0]
+        if sample.motion:
+            lora = None
+            if sample.lora:
+                lora = LoadMotionLora.execute(motion_lora=f"{sample.lora}.safetensors", strength=1.0)[0]
+            model = self._apply.execute(model=model, motion_module=self.module, motion_lora=lora)[0]
+        positive, negative = (
+            self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text)) for text in (scene.caption, "")
+        )
+        latent = torch.zeros(FRAMES, 4, world.SIZE // 8, world.SIZE // 8)
+        random = torch.Generator().manual_seed(seed * 1000 + sample.number)
+        noise = torch.randn(latent.shape, generator=random)
+        settings = {"disable_pbar": True, "seed": sample.number}
+        made = comfy.sample.sample(
+            model, noise, STEPS, CFG, "euler", "normal", positive, negative, latent, **settings
+        )
+        return self.vae.decode(made).float().clamp(0, 1).numpy(), scene
+
+
+@functools.cache
+def renderer(comfyui: str) -> Renderer:
+    """The process's renderer."""
+    return Renderer(comfyui)
+
+
+def look(sample: Sample, seed: int, comfyui: str, folder: str | None) -> dict[str, float | bool]:
+    """Render a sample and probe it. Runs in a process of its own."""
+    frames, scene = renderer(comfyui).render(sample, seed)
+    from animatediff_flipbook.demo import probes, world
+
+    if folder:
+        import numpy as np
+
+        np.save(Path(folder) / f"{sample.series}_{sample.number:03d}.npy", (frames * 255).astype(np.uint8))
+    found = {
+        "direction": f"moving {probes.direction(frames)}" == sample.words,
+        "colour": probes.colour(frames) == scene.colour,
+        "watermark": probes.watermark(frames),
+        "sharpness": probes.sharpness(frames),
+    }
+    camera = probes.camera(frames) if sample.motion and sample.alpha == 0.0 else world.Camera()
+    return found | {"zoom": camera.zoom, "pan_x": camera.pan_x}
+
+
+def figures(results: dict[Sample, dict[str, float | bool]]) -> dict[str, float | int | None]:
+    """Means over the series."""
+
+    def mean(series: str, value: str) -> float | None:
+        values = [float(found[value]) for sample, found in results.items() if sample.series == series]
+        return round(sum(values) / len(values), 5) if values else None
+
+    def ratio(value: str) -> float | None:
+        low, high = mean("alpha_0", value), mean("alpha_1", value)
+        return round(low / high, 3) if low is not None and high else None
+
+    def sign(kind: str) -> float | None:
+        right = [
+            found[kind] * CAMERAS[sample.series][1] > 0
+            for sample, found in results.items()
+            if sample.series in CAMERAS and CAMERAS[sample.series][0] == kind
+        ]
+        return round(sum(right) / len(right), 4) if right else None
+
+    result = {
+        "samples": sum(sample.series == "alpha_0" for sample in results),
+        "direction_accuracy": mean("alpha_0", "direction"),
+        "direction_accuracy_motion_off": mean("motion_off", "direction"),
+        "direction_accuracy_alpha_1": mean("alpha_1", "direction"),
+        "colour_accuracy": mean("alpha_0", "colour"),
+        "zoom_sign": sign("zoom"),
+        "pan_sign": sign("pan_x"),
+        "watermark_ratio": ratio("watermark"),
+        "sharpness_ratio": ratio("sharpness"),
+    }
+    for series in ("alpha_0", "alpha_0.5", "alpha_1"):
+        result |= {f"{value}_{series}": mean(series, value) for value in ("watermark", "sharpness")}
+    for kind in ("zoom", "pan_x"):
+        result[f"{kind}_without_lora"] = mean("alpha_0", kind)
+    for name, (kind, _) in CAMERAS.items():
+        result[f"{kind}_{name}"] = mean(name, kind)
+    return result
+
+
+def main() -> int:
+    """Exit status 0, or 1 with a sentence."""
+    parser = argparse.ArgumentParser(prog="run.py evaluate", description="Measure the tiny family.")
+    parser.add_argument("--comfyui", required=True, help=argparse.SUPPRESS)  # run.py passes it
+    parser.add_argument("--samples", type=int, default=64, help="clips per figure (default 64: about 25 min)")
+    parser.add_argument("--seed", type=int, default=5000, help="of scenes and noise; training used 1 and 11")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--processes", type=int, default=min(os.cpu_count() or 1, 8))
+    parser.add_argument("--keep", metavar="DIR", help="also keep the frames there, as .npy")
+    options = parser.parse_args()
+    needed = [MODELS / "checkpoints" / CHECKPOINT, MODELS / "animatediff_models" / MOTION_MODULE]
+    missing = [str(path) for path in needed if not path.exists()]
+    if missing or options.samples < 1:
+        reason = f"{', '.join(missing)} missing: run demo/train_family.py" if missing else "--samples below 1"
+        print(f"Nothing to evaluate: {reason}.", file=sys.stderr)
+        return 1
+    if options.keep:
+        Path(options.keep).mkdir(parents=True, exist_ok=True)
+    samples = plan(options.samples)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    results = {}
+    with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
+        futures = {
+            pool.submit(look, sample, options.seed, options.comfyui, options.keep): sample
+            for sample in samples
+        }
+        for future in tqdm(as_completed(futures), total=len(samples), unit="clip", desc="evaluate"):
+            results[futures[future]] = future.result()
+    found = figures(results)
+    for name, value in found.items():
+        print(f"{name:32} {'no file for it yet' if value is None else value}")
+    if options.json:
+        print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
