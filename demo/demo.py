@@ -1,8 +1,9 @@
 """Render our published workflows in a real ComfyUI, on a model family small enough for any CPU.
 
-    python run.py demo [--gallery] [--prompt TEXT] [--seed N] [--gpu] [--hero FILE]
+    python run.py demo [--fresh] [--prompt TEXT] [--seed N] [--gpu] [--hero FILE]
 
-What: the first `Render` of renders.py, or with --gallery each of them, becomes an animated WEBP on a page.
+What: each `Render` of renders.py becomes an animated WEBP on a page. A second run makes the first one anew
+and keeps the others, as long as nothing that they were made of has changed.
 The models are those of `demo/models`; where none are there yet, random ones of the same shape stand in.
 Runs with the Python of `.venv`; `run.py` starts it.
 """
@@ -10,6 +11,8 @@ Runs with the Python of `.venv`; `run.py` starts it.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -57,11 +60,22 @@ def demo_models(comfyui: Path) -> tuple[dict[str, list[Path]], bool]:
 # --- rendering ---
 
 
+def recipe_of(prompt: dict, models: Mapping[str, list[Path]], comfyui: Path) -> str:
+    """Digest of all that a render is made of: graph and values, model files, our code, which ComfyUI."""
+    files = [path for paths in models.values() for path in paths]
+    files += [path for folder in ("nodes", "motion_core") for path in sorted((ROOT / folder).rglob("*.py"))]
+    digest = hashlib.sha256(json.dumps([prompt, str(comfyui)], sort_keys=True).encode())
+    for path in files:
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
 def render_all(
-    server: ComfyServer, renders: Sequence[Render], models: Mapping[str, list[Path]]
+    server: ComfyServer, renders: Sequence[Render], models: Mapping[str, list[Path]], fresh: bool
 ) -> list[Result]:
     """Render one after another, printing each path as it is written; a render without its model is left out.
 
+    fresh: make all anew. Otherwise that is done with the first one and with those made of other parts.
     Raises PromptError, or ValueError if a result is no animation.
     """
     results = []
@@ -71,6 +85,13 @@ def render_all(
         except LookupError as missing:
             print(f"==> Leaving {render.name} out: {missing}", file=sys.stderr, flush=True)
             continue
+        path = STATE / f"{render.name}.webp"
+        facts, recipe = path.with_suffix(".json"), recipe_of(prompt, models, server.comfyui)
+        kept = _facts_of(path, facts)
+        if not fresh and number > 1 and kept and kept["recipe"] == recipe:
+            results.append(Result(render, path, kept["frames"], kept["seconds"]))
+            print(f"{path}  (kept from an earlier run)", flush=True)
+            continue
         title = f"==> Rendering {number} of {len(renders)}, {render.name}: {render.caption}"
         print(title, file=sys.stderr, flush=True)
         history = server.run(prompt, timeout=600, on_event=progress_printer(prompt))
@@ -78,14 +99,27 @@ def render_all(
         if not saved:
             names = [file.filename for file in history.files]
             raise ValueError(f"{render.workflow} saved no WEBP; it saved {names}")
-        path = STATE / f"{render.name}.webp"
+        facts.unlink(missing_ok=True)
         temporary = path.with_suffix(".tmp")
         shutil.copyfile(saved[0].path, temporary)
         os.replace(temporary, path)
         result = Result(render, path, count_moving_frames(path), history.seconds)
+        facts.write_text(
+            json.dumps({"recipe": recipe, "frames": result.frames, "seconds": result.seconds}), "utf-8"
+        )
         print(f"{path}  ({result.frames} frames, {result.seconds:.1f} s)", flush=True)
         results.append(result)
     return results
+
+
+def _facts_of(path: Path, facts: Path) -> dict | None:
+    """What is noted beside a picture of an earlier run; None if either is missing or damaged."""
+    if not path.exists() or not facts.exists():
+        return None
+    try:
+        return json.loads(facts.read_text("utf-8"))
+    except ValueError:
+        return None
 
 
 def progress_printer(prompt: dict) -> Callable[[str, dict], None]:
@@ -112,7 +146,7 @@ def main() -> int:
     """Exit status 0, or 1 with a sentence."""
     parser = argparse.ArgumentParser(prog="run.py demo", description="Render the demo.")
     parser.add_argument("--comfyui", type=Path, required=True, help=argparse.SUPPRESS)  # run.py passes it
-    parser.add_argument("--gallery", action="store_true", help="render everything: several minutes on a CPU")
+    parser.add_argument("--fresh", action="store_true", help="keep nothing of earlier runs")
     parser.add_argument("--prompt", help="another text; the tiny models know shapes, colours and directions")
     parser.add_argument("--seed", type=int, help="another noise seed")
     parser.add_argument("--gpu", action="store_true", help="let ComfyUI use its GPU instead of the CPU")
@@ -136,7 +170,7 @@ def main() -> int:
             # ComfyUI's own choice for a CPU, sub-quadratic attention, is the slower one at this size
             extra_args=() if options.gpu else ("--use-pytorch-cross-attention",),
         ) as server:
-            results = render_all(server, renders, models)
+            results = render_all(server, renders, models, options.fresh)
         page = STATE / "index.html"
         write_page(results, page, TRAINED if trained else RANDOM)
         print(f"{page}  ({len(results)} animations)", flush=True)
@@ -153,15 +187,8 @@ def main() -> int:
 
 
 def chosen_renders(options: argparse.Namespace, trained: bool) -> tuple[Render, ...]:
-    """The first render; the first row for the README's picture; all for the gallery.
-
-    A prompt of the user's, or random models, are worth one.
-    """
-    renders = RENDERS[:1]
-    if trained and options.prompt is None and options.gallery:
-        renders = RENDERS
-    elif trained and options.prompt is None and options.hero:
-        renders = tuple(render for render in RENDERS if render.section == RENDERS[0].section)
+    """All; a prompt or seed of the user's, or random models, are worth one."""
+    renders = RENDERS if trained and options.prompt is None and options.seed is None else RENDERS[:1]
     if options.prompt is not None:
         renders = tuple(replace(render, prompt=options.prompt, caption=options.prompt) for render in renders)
     if options.seed is not None:
