@@ -1,0 +1,66 @@
+"""The evaluation's arithmetic: which samples make up which figure."""
+
+import importlib
+
+import pytest
+
+
+@pytest.fixture
+def evaluate(root, monkeypatch):
+    """The script as a module; it finds its neighbours as scripts do."""
+    monkeypatch.syspath_prepend(str(root / "demo"))
+    return importlib.import_module("animatediff_flipbook.demo.evaluate")
+
+
+def found(**values):
+    plain = {
+        "direction": False,
+        "colour": True,
+        "watermark": 0.1,
+        "sharpness": 1.0,
+        "zoom": 0.0,
+        "pan_x": 0.0,
+    }
+    return plain | values
+
+
+def test_each_figure_comes_from_its_own_series(evaluate):
+    def sample(series, number, **options):
+        return evaluate.Sample(series, number, "moving left", **options)
+
+    results = {
+        sample("alpha_0", 0): found(direction=True, watermark=0.2, sharpness=3.0),
+        sample("alpha_0", 1): found(direction=True, watermark=0.0, sharpness=1.0),
+        sample("motion_off", 0, motion=False): found(direction=True),
+        sample("motion_off", 1, motion=False): found(),
+        sample("alpha_1", 0, alpha=1.0): found(watermark=0.5),
+        sample("tiny_zoom_in", 0, lora="tiny_zoom_in"): found(zoom=0.02),
+        sample("tiny_zoom_in", 2, lora="tiny_zoom_in"): found(zoom=-0.01),
+        sample("tiny_zoom_out", 1, lora="tiny_zoom_out"): found(zoom=-0.02),
+        sample("tiny_zoom_out", 3, lora="tiny_zoom_out"): found(zoom=-0.02),
+    }
+    figures = evaluate.figures(results)
+    assert figures["samples"] == 2
+    assert figures["direction_accuracy"] == 1.0
+    assert figures["direction_accuracy_motion_off"] == 0.5
+    assert figures["watermark_ratio"] == pytest.approx(0.2)
+    assert figures["sharpness_ratio"] == pytest.approx(2.0)
+    assert figures["zoom_sign"] == 0.75
+    assert figures["pan_sign"] is None, "no such MotionLoRA took part"
+
+
+def test_a_plan_takes_the_directions_in_turn_and_pairs_noise_and_prompt(evaluate, tmp_path, monkeypatch):
+    for folder, name in (("loras", "tiny_adapter"), ("animatediff_motion_lora", "tiny_zoom_out")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.safetensors").touch()
+    monkeypatch.setattr(evaluate, "MODELS", tmp_path)
+    samples = evaluate.plan(8)
+    by_series = {}
+    for sample in samples:
+        by_series.setdefault(sample.series, []).append(sample)
+    assert by_series.keys() == {"motion_off", "alpha_0", "alpha_0.5", "alpha_1", "tiny_zoom_out"}
+    words = [sample.words for sample in by_series["alpha_0"]]
+    assert sorted(words) == sorted(evaluate.DIRECTIONS * 2)
+    for series in ("motion_off", "alpha_0.5", "alpha_1"):
+        assert [(s.number, s.words) for s in by_series[series]] == list(zip(range(8), words, strict=True))
+    assert not any(sample.motion for sample in by_series["motion_off"])
