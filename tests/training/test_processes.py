@@ -1,32 +1,14 @@
 """Several processes are one process with another division of labour."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from animatediff_flipbook.training.config import to_dict
+from animatediff_flipbook.tests.support_training import start_training
 from animatediff_flipbook.training.train import _refuse_lonely_launch, train
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).resolve().parents[2]
 COMMON = ("train.steps=4", "optimizer.name=SGD", "optimizer.lr=0.1", "checkpoints.every=2")
-
-SCRIPT = """
-import importlib.util, json, sys
-sys.path[:] = [p for p in sys.path if p]
-sys.path.insert(0, {comfyui!r})
-spec = importlib.util.spec_from_file_location(
-    "animatediff_flipbook", {root!r} + "/__init__.py", submodule_search_locations=[{root!r}]
-)
-sys.modules["animatediff_flipbook"] = module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-from animatediff_flipbook.training.config import from_dict
-from animatediff_flipbook.training.train import train
-train(from_dict(json.load(open({config!r}))), resume={resume})
-"""
 
 
 def assert_same(found: Path, expected: Path) -> None:
@@ -40,22 +22,11 @@ def assert_same(found: Path, expected: Path) -> None:
 
 
 def launch(config, folder: Path, resume: bool = False) -> None:
-    """Train by the command that users type. `--multi_gpu` is its word for several processes, on CPUs too.
-
-    Not forked from here: a child of a process that has used its threads waits for them for ever.
-    """
-    settings, script = folder / "config.json", folder / "launch.py"
-    settings.write_text(json.dumps(to_dict(config)))
-    script.write_text(
-        SCRIPT.format(comfyui=config.base.comfyui, root=str(ROOT), config=str(settings), resume=resume)
-    )
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
+    """Train by the command that users type. `--multi_gpu` is its word for several processes, on CPUs too."""
+    command = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
     command += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(script)], capture_output=True, text=True, timeout=600, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    process = start_training(config, folder, resume=resume, launcher=command)
+    assert process.wait(timeout=600) == 0, (folder / "process.log").read_text()[-3000:]
 
 
 def test_two_processes_reproduce_one(stage_settings, tmp_path):

@@ -1,8 +1,6 @@
 """Killed at any moment and resumed, a run ends with the bits of an uninterrupted one."""
 
 import json
-import multiprocessing
-import os
 import random
 import signal
 import time
@@ -10,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from animatediff_flipbook.tests.support_training import start_training
 from animatediff_flipbook.training.states import load_state, newest_state
 from animatediff_flipbook.training.train import train
 from safetensors.torch import load_file
@@ -24,11 +23,6 @@ SETTINGS = (
 )
 
 
-def _child(config) -> None:
-    torch.set_num_threads(1)
-    train(config, resume=True)
-
-
 def last_step(folder) -> int:
     """The last step that a run has logged."""
     path = folder / "metrics.jsonl"
@@ -39,16 +33,14 @@ def last_step(folder) -> int:
 
 def run_and_kill(config, after_step: int, delay: float) -> bool:
     """Start or resume a run in a process of its own and kill -9 it; whether it was alive then."""
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(config,))
-    process.start()
     folder = Path(config.output)
-    while process.is_alive() and last_step(folder) < after_step:
+    process = start_training(config, folder / "process", resume=True)
+    while process.poll() is None and last_step(folder) < after_step:
         time.sleep(0.01)
     time.sleep(delay)
-    alive = process.is_alive()
-    if alive:
-        os.kill(process.pid, signal.SIGKILL)
-    process.join()
+    alive = process.poll() is None
+    process.kill()
+    process.wait()
     return alive
 
 
@@ -70,7 +62,7 @@ def reference(stage_settings, tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow  # forks: a child of a process that has used its threads may wait for them for ever
+@pytest.mark.slow  # starts eleven processes
 def test_killed_ten_times(stage_settings, reference, tmp_path):
     config = stage_settings("motion_module", tmp_path, *SETTINGS)
     chance = random.Random(1)
@@ -92,16 +84,14 @@ def test_killed_ten_times(stage_settings, reference, tmp_path):
     assert steps == list(range(1, STEPS + 1)), "every step is logged once"
 
 
-@pytest.mark.slow  # forks, as above
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_it_saves_and_goes_on_exactly(number, stage_settings, reference, tmp_path):
     config = stage_settings("motion_module", tmp_path, *SETTINGS, "checkpoints.every=100")
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(config,))
-    process.start()
-    while last_step(tmp_path) < 3:
+    process = start_training(config, tmp_path / "process", resume=True)
+    while process.poll() is None and last_step(tmp_path) < 3:
         time.sleep(0.01)
-    os.kill(process.pid, number)
-    process.join()
+    process.send_signal(number)
+    assert process.wait() == 0, (tmp_path / "process" / "process.log").read_text()[-3000:]
     state = newest_state(tmp_path / "checkpoints")
     assert 3 <= state.step < STEPS
     assert not (tmp_path / "result.safetensors").exists()
