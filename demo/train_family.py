@@ -26,11 +26,11 @@ CLIPS = ROOT / ".flipbook" / "train" / "clips"
 SEED = 11  # of the training clips; evaluation takes others
 # folder of clips: number, first scene, camera of `world.Camera`
 FOLDERS = {
-    "first": (140, 0, {}),
-    "second": (140, 1000, {}),
-    "zoom_in": (21, 2000, {"zoom": 0.022}),
-    "zoom_out": (21, 3000, {"zoom": -0.022}),
-    "pan_left": (21, 4000, {"pan_x": 2.2}),  # the camera goes left, so the picture's content goes right
+    "first": (77, 0, {}),
+    "second": (77, 1000, {}),
+    "zoom_in": (14, 2000, {"zoom": 0.022}),
+    "zoom_out": (14, 3000, {"zoom": -0.022}),
+    "pan_left": (14, 4000, {"pan_x": 2.2}),  # the camera goes left, so the picture's content goes right
 }
 # stage: (recipe, folder and name of its file)
 STAGES = {
