@@ -104,6 +104,12 @@ class Renderer:
 
     def render(self, sample: Sample, seed: int):
         """Frames (16, 128, 128, 3) float32 in 0..1 of a sample, and its scene."""
+        import torch
+
+        with torch.inference_mode():  # as in a server
+            return self._render(sample, seed)
+
+    def _render(self, sample: Sample, seed: int):
         import comfy.sample
         import torch
         from animatediff_flipbook.demo import world

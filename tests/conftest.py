@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+# Tiny tensors: a second thread costs more than it gives, above all beside other busy processes. Set before
+# torch is imported, and inherited by every process that a test starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 PACK = "animatediff_flipbook"
 
