@@ -62,7 +62,7 @@ def demo_models(comfyui: Path) -> tuple[dict[str, list[Path]], bool]:
 
 def recipe_of(prompt: dict, models: Mapping[str, list[Path]], comfyui: Path) -> str:
     """Digest of all that a render is made of: graph and values, model files, our code, which ComfyUI."""
-    files = [path for paths in models.values() for path in paths]
+    files = [path for folder in sorted(models) for path in models[folder]]
     files += [path for folder in ("nodes", "motion_core") for path in sorted((ROOT / folder).rglob("*.py"))]
     digest = hashlib.sha256(json.dumps([prompt, str(comfyui)], sort_keys=True).encode())
     for path in files:
