@@ -2,13 +2,19 @@
 
     python run.py evaluate [--samples N] [--seed S] [--json] [--keep DIR]
 
-Prompts are captions of scenes that no training saw. Each figure is over N clips of 16 frames:
+Prompts are captions of scenes that no training saw. Each figure is over N clips of 16 frames, or over N / 8
+of the long ones, which context windows make:
 
     direction_accuracy             the shape goes where the prompt says; chance is 0.25
     direction_accuracy_motion_off  the same prompts and noise without the motion module: must be chance
     zoom_sign, pan_sign            the ground moves as the MotionLoRA says (zoom in and out take turns)
     watermark_ratio                watermark seen with the domain adapter at alpha 0, over that at alpha 1
     sharpness_ratio                the same for sharpness
+    loop_closure                   closed loop of 48 frames: from the last frame to the first, over the median
+                                   from one to the next; 1 or less is no visible seam (median of the clips)
+    travel_accuracy                64 frames whose prompt changes its colour at frame 32: frames in the
+                                   colour asked for; chance is 0.17
+    travel_frame                   the first frame that shows the second colour (median of the clips)
 
 and, to judge these by: watermark and sharpness at alpha 0, 0.5 and 1, colours, the camera's rates with
 each MotionLoRA and without one. What has no file yet is null. `--json` ends with one line of JSON.
@@ -22,13 +28,20 @@ import functools
 import json
 import multiprocessing
 import os
+import statistics
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bootstrap import ROOT, enter
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    import numpy as np
+    from animatediff_flipbook.demo import world
+    from comfy.model_patcher import ModelPatcher
 
 MODELS = ROOT / "demo" / "models"
 CHECKPOINT = "tiny_ad.safetensors"
@@ -37,6 +50,7 @@ ADAPTER = "tiny_adapter.safetensors"
 FRAMES = 16
 STEPS, CFG = 15, 5.0
 DIRECTIONS = ("moving left", "moving right", "moving up", "moving down")
+LONG_FRAMES = {"loop": 48, "travel": 64}
 # MotionLoRA: (field of world.Camera, its sign)
 CAMERAS = {"tiny_zoom_in": ("zoom", 1), "tiny_zoom_out": ("zoom", -1), "tiny_pan_left": ("pan_x", 1)}
 
@@ -58,6 +72,11 @@ class Sample:
     alpha: float = 0.0
     """Of the domain adapter."""
 
+    @property
+    def frames(self) -> int:
+        """Length of the clip."""
+        return LONG_FRAMES.get(self.series, FRAMES)
+
 
 def plan(count: int) -> list[Sample]:
     """All samples of an evaluation, for the files that there are."""
@@ -77,6 +96,8 @@ def plan(count: int) -> list[Sample]:
             if names:
                 name = names[number % len(names)]
                 samples.append(Sample(name, number, "still", lora=name))
+        if number % 8 == 0:
+            samples += [Sample(series, number, DIRECTIONS[number // 8 % 4]) for series in LONG_FRAMES]
     return samples
 
 
@@ -89,7 +110,7 @@ class Renderer:
         import folder_paths
         import torch
         from animatediff_flipbook.demo.tiny_family import model as family
-        from animatediff_flipbook.nodes import ApplyMotionModule, LoadMotionModule, paths
+        from animatediff_flipbook.nodes import LoadMotionModule, paths
 
         torch.set_num_threads(1)
         family.register()
@@ -100,41 +121,71 @@ class Renderer:
             str(MODELS / "checkpoints" / CHECKPOINT)
         )
         self.module = LoadMotionModule.execute(motion_module=MOTION_MODULE)[0]
-        self._apply = ApplyMotionModule
 
-    def render(self, sample: Sample, seed: int):
-        """Frames (16, 128, 128, 3) float32 in 0..1 of a sample, and its scene."""
-        import torch
-
-        with torch.inference_mode():  # as in a server
-            return self._render(sample, seed)
-
-    def _render(self, sample: Sample, seed: int):
-        import comfy.sample
+    def render(self, sample: Sample, seed: int) -> tuple[np.ndarray, world.Scene]:
+        """Frames (F, 128, 128, 3) float32 in 0..1 of a sample, and its scene."""
         import torch
         from animatediff_flipbook.demo import world
-        from animatediff_flipbook.nodes import ApplyDomainAdapter, LoadMotionLora
 
         scene = world.scene(seed, sample.number, sample.words)
+        with torch.inference_mode():  # as in a server
+            return self._sampled(self._model_of(sample), self._texts_of(sample, scene), sample, seed), scene
+
+    def _model_of(self, sample: Sample) -> ModelPatcher:
+        """The base with what the sample asks for."""
+        from animatediff_flipbook import nodes
+
         model = self.model
         if sample.alpha:
-            model = ApplyDomainAdapter.execute(model=model, domain_adapter=ADAPTER, alpha=sample.alpha)[0]
+            model = nodes.ApplyDomainAdapter.execute(model=model, domain_adapter=ADAPTER, alpha=sample.alpha)[
+                0
+            ]
         if sample.motion:
             lora = None
             if sample.lora:
-                lora = LoadMotionLora.execute(motion_lora=f"{sample.lora}.safetensors", strength=1.0)[0]
-            model = self._apply.execute(model=model, motion_module=self.module, motion_lora=lora)[0]
+                lora = nodes.LoadMotionLora.execute(motion_lora=f"{sample.lora}.safetensors", strength=1.0)[0]
+            model = nodes.ApplyMotionModule.execute(model=model, motion_module=self.module, motion_lora=lora)[
+                0
+            ]
+        if sample.frames > FRAMES:
+            loop = sample.series == "loop"
+            schedule = "looped_uniform" if loop else "standard_static"
+            model = nodes.ContextWindows.execute(model=model, schedule=schedule, closed_loop=loop)[0]
+        return model
+
+    def _texts_of(self, sample: Sample, scene: world.Scene) -> list:
+        """Positive and negative conditioning."""
+        from animatediff_flipbook import nodes
+
         positive, negative = (
             self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text)) for text in (scene.caption, "")
         )
-        latent = torch.zeros(FRAMES, 4, world.SIZE // 8, world.SIZE // 8)
+        if sample.series == "travel":
+            later = replace(scene, colour=second_colour(scene)).caption
+            prompts = f"0:: {scene.caption}\n{sample.frames // 2}:: {later}"
+            positive = nodes.PromptSchedule.execute(clip=self.clip, prompts=prompts, frames=sample.frames)[0]
+        return [positive, negative]
+
+    def _sampled(self, model: ModelPatcher, texts: list, sample: Sample, seed: int) -> np.ndarray:
+        """Sampling and decoding."""
+        import comfy.sample
+        import torch
+        from animatediff_flipbook.demo import world
+
+        latent = torch.zeros(sample.frames, 4, world.SIZE // 8, world.SIZE // 8)
         random = torch.Generator().manual_seed(seed * 1000 + sample.number)
         noise = torch.randn(latent.shape, generator=random)
         settings = {"disable_pbar": True, "seed": sample.number}
-        made = comfy.sample.sample(
-            model, noise, STEPS, CFG, "euler", "normal", positive, negative, latent, **settings
-        )
-        return self.vae.decode(made).float().clamp(0, 1).numpy(), scene
+        made = comfy.sample.sample(model, noise, STEPS, CFG, "euler", "normal", *texts, latent, **settings)
+        return self.vae.decode(made).float().clamp(0, 1).numpy()
+
+
+def second_colour(scene: world.Scene) -> str:
+    """The colour to which a travelling prompt changes: the one opposite on the wheel."""
+    from animatediff_flipbook.demo import world
+
+    names = list(world.COLOURS)
+    return names[(names.index(scene.colour) + len(names) // 2) % len(names)]
 
 
 @functools.cache
@@ -152,6 +203,14 @@ def look(sample: Sample, seed: int, comfyui: str, folder: str | None) -> dict[st
         import numpy as np
 
         np.save(Path(folder) / f"{sample.series}_{sample.number:03d}.npy", (frames * 255).astype(np.uint8))
+    if sample.series == "loop":
+        return {"closure": probes.closure(frames)}
+    if sample.series == "travel":
+        asked = [scene.colour, second_colour(scene)]
+        seen = [probes.colour(frame[None]) for frame in frames]
+        right = [name == asked[number >= len(seen) // 2] for number, name in enumerate(seen)]
+        turned = seen.index(asked[1]) if asked[1] in seen else len(seen)
+        return {"travel": sum(right) / len(right), "turned": turned}
     found = {
         "direction": f"moving {probes.direction(frames)}" == sample.words,
         "colour": probes.colour(frames) == scene.colour,
@@ -168,6 +227,10 @@ def figures(results: dict[Sample, dict[str, float | bool]]) -> dict[str, float |
     def mean(series: str, value: str) -> float | None:
         values = [float(found[value]) for sample, found in results.items() if sample.series == series]
         return round(sum(values) / len(values), 5) if values else None
+
+    def middle(series: str, value: str) -> float | None:
+        values = [float(found[value]) for sample, found in results.items() if sample.series == series]
+        return round(statistics.median(values), 3) if values else None
 
     def ratio(value: str) -> float | None:
         low, high = mean("alpha_0", value), mean("alpha_1", value)
@@ -191,6 +254,9 @@ def figures(results: dict[Sample, dict[str, float | bool]]) -> dict[str, float |
         "pan_sign": sign("pan_x"),
         "watermark_ratio": ratio("watermark"),
         "sharpness_ratio": ratio("sharpness"),
+        "loop_closure": middle("loop", "closure"),
+        "travel_accuracy": mean("travel", "travel"),
+        "travel_frame": middle("travel", "turned"),
     }
     for series in ("alpha_0", "alpha_0.5", "alpha_1"):
         result |= {f"{value}_{series}": mean(series, value) for value in ("watermark", "sharpness")}

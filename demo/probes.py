@@ -210,3 +210,10 @@ def sharpness(frames: np.ndarray) -> float:
 def steadiness(frames: np.ndarray) -> float:
     """1 minus the mean absolute difference of neighbouring frames (VBench's flicker score; still scenes)."""
     return float(1 - np.abs(np.diff(frames, axis=0)).mean())
+
+
+def closure(frames: np.ndarray) -> float:
+    """Mean absolute difference of last and first frame over the median one of neighbours: 1 or less is a loop
+    without a visible seam."""
+    steps = np.abs(np.roll(frames, -1, axis=0) - frames).mean((1, 2, 3))
+    return float(steps[-1] / max(np.median(steps[:-1]), 1e-9))

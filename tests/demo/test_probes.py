@@ -103,3 +103,11 @@ def test_nothing_coloured_is_reported_as_such():
     assert probes.colour(grey) is None
     assert probes.shape(grey[0]) is None
     assert not probes.track(grey).travel.any()
+
+
+def test_closure_of_a_loop_is_a_step_and_of_a_way_its_length():
+    content = world.scene(SEED, 0, "moving right")
+    there = world.render(content)
+    there_and_back = np.concatenate([there, there[::-1][1:-1]])
+    assert probes.closure(there_and_back) == pytest.approx(1.0, abs=0.35)
+    assert probes.closure(there) > 3
