@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The one door for people: everything this repository can do by itself, from an empty machine.
 
-    python run.py demo                render an animation through our nodes in a real ComfyUI, on the CPU
+    python run.py demo                render the gallery through our nodes in a real ComfyUI, on the CPU
     python run.py evaluate [--json]   measure the trained tiny family by fresh samples through our nodes
     python run.py test [pytest args]  run the test suite
     python run.py comfyui [args]      open ComfyUI with this pack for hand use (args go to its main.py)
@@ -631,7 +631,7 @@ def command_comfyui(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 COMMANDS = {
-    "demo": (command_demo, "render an animation through our nodes in a real ComfyUI and print its path"),
+    "demo": (command_demo, "render the gallery through our nodes in a real ComfyUI and print its path"),
     "evaluate": (command_evaluate, "measure the trained tiny family by fresh samples"),
     "test": (command_test, "run the test suite; what follows goes to pytest"),
     "comfyui": (command_comfyui, "open ComfyUI with this pack; what follows goes to ComfyUI's main.py"),

@@ -3,7 +3,8 @@
     python run.py demo [--fresh] [--prompt TEXT] [--seed N] [--gpu] [--hero FILE]
 
 What: each `Render` of renders.py becomes an animated WEBP on a page. A second run makes the first one anew
-and keeps the others, as long as nothing that they were made of has changed.
+and keeps the others, as long as nothing that they were made of has changed. With a prompt or seed of the
+user's only the first one is made.
 The models are those of `demo/models`; where none are there yet, random ones of the same shape stand in.
 Runs with the Python of `.venv`; `run.py` starts it.
 """
@@ -60,14 +61,21 @@ def demo_models(comfyui: Path) -> tuple[dict[str, list[Path]], bool]:
 # --- rendering ---
 
 
-def recipe_of(prompt: dict, models: Mapping[str, list[Path]], comfyui: Path) -> str:
-    """Digest of all that a render is made of: graph and values, model files, our code, which ComfyUI."""
+def parts_of(models: Mapping[str, list[Path]], comfyui: Path) -> str:
+    """Digest of what all renders are made of: model files, our code and the tiny family's, ComfyUI."""
     files = [path for folder in sorted(models) for path in models[folder]]
-    files += [path for folder in ("nodes", "motion_core") for path in sorted((ROOT / folder).rglob("*.py"))]
-    digest = hashlib.sha256(json.dumps([prompt, str(comfyui)], sort_keys=True).encode())
+    for folder in ("nodes", "motion_core", "demo/tiny_family"):
+        files += [path for path in sorted((ROOT / folder).rglob("*")) if path.suffix in (".py", ".txt")]
+    files += [path for path in [comfyui / "comfyui_version.py"] if path.exists()]
+    digest = hashlib.sha256(str(comfyui).encode())
     for path in files:
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def recipe_of(prompt: dict, parts: str) -> str:
+    """Digest of all that one render is made of: graph and values, and the parts."""
+    return hashlib.sha256(json.dumps([prompt, parts], sort_keys=True).encode()).hexdigest()
 
 
 def render_all(
@@ -78,7 +86,7 @@ def render_all(
     fresh: make all anew. Otherwise that is done with the first one and with those made of other parts.
     Raises PromptError, or ValueError if a result is no animation.
     """
-    results = []
+    results, parts = [], parts_of(models, server.comfyui)
     for number, render in enumerate(renders, start=1):
         try:
             prompt = prompt_of(render, models)
@@ -86,7 +94,7 @@ def render_all(
             print(f"==> Leaving {render.name} out: {missing}", file=sys.stderr, flush=True)
             continue
         path = STATE / f"{render.name}.webp"
-        facts, recipe = path.with_suffix(".json"), recipe_of(prompt, models, server.comfyui)
+        facts, recipe = path.with_suffix(".json"), recipe_of(prompt, parts)
         kept = _facts_of(path, facts)
         if not fresh and number > 1 and kept and kept["recipe"] == recipe:
             results.append(Result(render, path, kept["frames"], kept["seconds"]))
@@ -117,9 +125,11 @@ def _facts_of(path: Path, facts: Path) -> dict | None:
     if not path.exists() or not facts.exists():
         return None
     try:
-        return json.loads(facts.read_text("utf-8"))
+        noted = json.loads(facts.read_text("utf-8"))
     except ValueError:
         return None
+    known = isinstance(noted, dict) and {"recipe", "frames", "seconds"} <= noted.keys()
+    return noted if known else None
 
 
 def progress_printer(prompt: dict) -> Callable[[str, dict], None]:
@@ -154,7 +164,7 @@ def main() -> int:
         "--hero",
         type=Path,
         metavar="FILE",
-        help="also write the first row side by side (the README's picture)",
+        help="also write the first row side by side (the README's picture); with --prompt or --seed, the one",
     )
     options = parser.parse_args()
     try:

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 API_WORKFLOWS = ROOT / "tests" / "data" / "api"
 SIZE = 128  # pixels: what the tiny family is made for
-STEPS = 15  # of the sampler, fewer than published: the whole gallery shall take minutes on two CPU cores
+STEPS = 15  # of the sampler, fewer than published: the gallery shall take minutes on two CPU cores
 SAMPLING_NODES = ("KSampler", "FlipbookContextSampler", "BasicScheduler")  # those that have `steps`
 FILES = {  # input of a node that names a file -> folder in which the file lies
     "CheckpointLoaderSimple.ckpt_name": "checkpoints",

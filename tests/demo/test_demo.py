@@ -18,12 +18,18 @@ def test_a_recipe_is_the_same_in_every_process_and_another_for_other_parts(demo,
     two.write_bytes(b"2")
     prompt = {"1": {"class_type": "KSampler", "inputs": {"seed": 1}}}
     models = {"checkpoints": [one], "loras": [two]}
-    first = demo.recipe_of(prompt, models, tmp_path)
+    first = demo.parts_of(models, tmp_path)
     # folders come from a set, whose order is another in every process
-    assert demo.recipe_of(prompt, dict(reversed(models.items())), tmp_path) == first
-    assert demo.recipe_of({"1": {**prompt["1"], "inputs": {"seed": 2}}}, models, tmp_path) != first
+    assert demo.parts_of(dict(reversed(models.items())), tmp_path) == first
+    assert demo.recipe_of(prompt, first) == demo.recipe_of(prompt, first)
+    assert demo.recipe_of({"1": {**prompt["1"], "inputs": {"seed": 2}}}, first) != demo.recipe_of(
+        prompt, first
+    )
+    (tmp_path / "comfyui_version.py").write_text('__version__ = "9"')
+    updated = demo.parts_of(models, tmp_path)
+    assert updated != first, "another ComfyUI in the same folder"
     two.write_bytes(b"3")
-    assert demo.recipe_of(prompt, models, tmp_path) != first
+    assert demo.parts_of(models, tmp_path) != updated
 
 
 def test_a_damaged_note_keeps_nothing(demo, tmp_path):
@@ -32,5 +38,8 @@ def test_a_damaged_note_keeps_nothing(demo, tmp_path):
     assert demo._facts_of(picture, facts) is None
     facts.write_text('{"recipe": "x", "fra')
     assert demo._facts_of(picture, facts) is None
+    for lacking in ('{"frames": 16, "seconds": 1.0}', "[]"):
+        facts.write_text(lacking)
+        assert demo._facts_of(picture, facts) is None
     facts.write_text('{"recipe": "x", "frames": 16, "seconds": 1.0}')
     assert demo._facts_of(picture, facts)["frames"] == 16
