@@ -10,7 +10,6 @@ without alpha has the factor 1. Layers are named as the original and diffusers n
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -21,6 +20,7 @@ import torch
 from .checkpoint import FIELD_NAMES
 from .files import TensorFile, save_tensors
 from .model import MotionModel
+from .peft_scaling import read_peft_scaling
 from .recognise import KINDS, MOTION_MARKS, recognise
 
 SUFFIXES: tuple[tuple[str, str], ...] = (
@@ -105,6 +105,7 @@ def read_lora(path: str | os.PathLike) -> LoraFile:
     if kind not in ("motion_lora", "domain_adapter"):
         raise ValueError(f"{source.name} is not a LoRA. It is {KINDS[kind]}.")
     parts: dict[str, dict[str, torch.Tensor]] = {}
+    stems: dict[str, str] = {}
     ignored = []
     for key, tensor in source.read(source.shapes):
         role = next((what for pattern, what in SUFFIXES if re.search(pattern, key)), None)
@@ -116,8 +117,10 @@ def read_lora(path: str | os.PathLike) -> LoraFile:
                 f"{source.name}: {key} holds values that are not finite numbers. Use another copy."
             )
         pattern = next(pattern for pattern, _ in SUFFIXES if re.search(pattern, key))
-        parts.setdefault(layer_name(re.sub(pattern, "", key)), {})[role] = tensor.clone()
-    alphas = _metadata_alpha(source.metadata)
+        stem = re.sub(pattern, "", key)
+        stems[layer_name(stem)] = stem
+        parts.setdefault(layer_name(stem), {})[role] = tensor.clone()
+    peft = read_peft_scaling(source.path, source.metadata)
     layers = {}
     for name, found in parts.items():
         if "up" not in found or "down" not in found:
@@ -135,7 +138,7 @@ def read_lora(path: str | os.PathLike) -> LoraFile:
                 f"{source.name}: the alpha of {name} has the shape {tuple(found['alpha'].shape)}, expected "
                 "one number. The file is damaged."
             )
-        alpha = float(found["alpha"]) if "alpha" in found else alphas
+        alpha = float(found["alpha"]) if "alpha" in found else peft.of(stems[name], down.shape[0])
         layers[name] = LoraLayer(up, down, alpha)
     if not layers:
         raise ValueError(
@@ -277,15 +280,3 @@ def _diffusers_spelling(target: str) -> str:
     for number in (0, 1):
         target = target.replace(f".attention_blocks.{number}.", f".attn{number + 1}.")
     return target
-
-
-def _metadata_alpha(metadata: Mapping[str, str]) -> float | None:
-    """peft keeps alpha in the adapter's configuration, which diffusers stores as JSON in the metadata."""
-    try:
-        config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    except ValueError:
-        return None
-    if not isinstance(config, dict):
-        return None
-    values = [value for key, value in config.items() if key.rsplit(".", 1)[-1] == "lora_alpha"]
-    return float(values[0]) if values and isinstance(values[0], (int, float)) else None

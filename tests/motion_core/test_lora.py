@@ -143,6 +143,51 @@ def test_pefts_alpha_in_the_metadata(tmp_path):
     assert {layer.alpha for layer in read_lora(tmp_path / "lora.safetensors").layers.values()} == {6.0}
 
 
+def test_the_configuration_that_peft_writes_beside_its_weights(tmp_path):
+    config = {
+        "lora_alpha": 6,
+        "r": RANK,
+        "use_rslora": True,
+        "alpha_pattern": {"to_q": 2, "^not.there$": 5, "to_out.0": "high"},
+    }
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    save_file(spelled(factors(), diffusers_name, **PEFT), tmp_path / "adapter_model.safetensors")
+    layers = read_lora(tmp_path / "adapter_model.safetensors").layers
+    for name, layer in layers.items():
+        alpha = 2.0 if name.endswith("to_q") else 6.0
+        # peft's factor is alpha / sqrt(rank)
+        assert layer.alpha / layer.rank == pytest.approx(alpha / RANK**0.5)
+    assert len({layer.alpha for layer in layers.values()}) == 2
+    save_file(spelled(factors(), diffusers_name, **PEFT), tmp_path / "another.safetensors")
+    layers = read_lora(tmp_path / "another.safetensors").layers
+    assert {layer.alpha for layer in layers.values()} == {None}, "of a neighbour, it says nothing"
+
+
+@pytest.mark.parametrize("rank_stabilised", [False, True])
+def test_a_folder_saved_by_peft_itself_has_pefts_strength(tmp_path, rank_stabilised):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(
+        r=4,
+        lora_alpha=6,
+        target_modules=["to_q", "to_v"],
+        alpha_pattern={"to_v": 2},
+        use_rslora=rank_stabilised,
+        init_lora_weights=False,
+    )
+    trained = peft.get_peft_model(model_of(fused=False), config)
+    trained.save_pretrained(str(tmp_path))
+    layers = read_lora(tmp_path / "adapter_model.safetensors").layers
+    wrapped = {
+        name.removeprefix("base_model.model."): layer
+        for name, layer in trained.named_modules()
+        if hasattr(layer, "get_delta_weight")
+    }
+    assert layers.keys() == wrapped.keys()
+    for name, layer in layers.items():
+        made = layer.alpha / layer.rank * layer.up @ layer.down
+        torch.testing.assert_close(made, wrapped[name].get_delta_weight("default"))
+
+
 @pytest.mark.parametrize("text", ["", "[]", "3", "null", "{", '{"unet.lora_alpha": "high"}'])
 def test_metadata_of_others_that_lies(tmp_path, text):
     state = spelled(factors(), diffusers_name, **PEFT)

@@ -1,0 +1,80 @@
+"""The scale of a LoRA that peft made: its tensors hold none, the adapter's configuration does.
+
+diffusers stores that configuration as JSON in the file's metadata, peft itself as `adapter_config.json`
+beside the weights. peft's factor is ``alpha / rank``, or ``alpha / sqrt(rank)`` for rank-stabilised LoRA
+(Kalajdzievski, arXiv 2312.03732), and ``alpha_pattern`` names layers with an alpha of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+METADATA_KEY = "lora_adapter_metadata"
+CONFIG_FILE = "adapter_config.json"
+WEIGHT_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
+MAX_CONFIG_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class PeftScaling:
+    """What a configuration says; without one, layers have no alpha."""
+
+    alpha: float | None = None
+    """Of every layer that no pattern names."""
+    patterns: Mapping[str, float] = field(default_factory=dict)
+    """Alpha by the end of a layer's name."""
+    rank_stabilised: bool = False
+    """Whether the factor is alpha / sqrt(rank)."""
+
+    def of(self, layer: str, rank: int) -> float | None:
+        """The alpha that, over the rank, is peft's factor for a layer of this name; None is factor 1."""
+        # peft takes patterns for regular expressions. Files of strangers do not get to run those here: a
+        # pattern is a whole name or the end of one, which is what peft's own tools write.
+        named = [value for end, value in self.patterns.items() if layer == end or layer.endswith(f".{end}")]
+        alpha = named[0] if named else self.alpha
+        return alpha * math.sqrt(rank) if alpha is not None and self.rank_stabilised else alpha
+
+
+def read_peft_scaling(path: Path, metadata: Mapping[str, str]) -> PeftScaling:
+    """The scaling of a weight file, from its metadata or else from the configuration beside it.
+
+    Args:
+        path: the file; a configuration beside it counts only for the names that peft gives its files, because
+            a folder of LoRAs may hold many.
+        metadata: the file's own.
+    """
+    text = metadata.get(METADATA_KEY)
+    beside = path.with_name(CONFIG_FILE)
+    small = beside.is_file() and beside.stat().st_size <= MAX_CONFIG_BYTES
+    if text is None and path.name in WEIGHT_NAMES and small:
+        text = beside.read_bytes().decode("utf-8", errors="replace")
+    try:
+        config = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return PeftScaling()
+    return _scaling(config) if isinstance(config, dict) else PeftScaling()
+
+
+def _scaling(config: dict[str, Any]) -> PeftScaling:
+    """The fields of interest; diffusers puts the component's name before each, as in `unet.lora_alpha`."""
+    fields = {key.rsplit(".", 1)[-1]: value for key, value in config.items()}
+    patterns = fields.get("alpha_pattern")
+    return PeftScaling(
+        alpha=_number(fields.get("lora_alpha")),
+        patterns={
+            end.removeprefix("^").removesuffix("$"): value
+            for end, value in (patterns if isinstance(patterns, dict) else {}).items()
+            if _number(value) is not None
+        },
+        rank_stabilised=fields.get("use_rslora") is True,
+    )
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None
