@@ -41,6 +41,7 @@ from PIL import Image  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 
 STATE = ROOT / ".flipbook" / "train"
 CHECKPOINT = ROOT / "demo" / "models" / "checkpoints" / "tiny_ad.safetensors"
@@ -64,9 +65,9 @@ class Settings:
     vae_widths: tuple[int, ...] = (16, 32, 48, 64)
     """Channels at 1/1, 1/2, 1/4 and 1/8 of the picture: TAESD's layout has 64 everywhere, which is seven
     times the work; the narrower network is trained and then set into the wide one among zeros."""
-    num_latents: int = 6000
+    num_latents: int = 12000
     """Pictures whose latents the UNet trains on."""
-    unet_minutes: float = 16.0
+    unet_minutes: float = 30.0
     """Working time of the UNet and text encoder together."""
     unet_batch: int = 16
     """Latents a step."""
@@ -468,7 +469,10 @@ def train_unet(settings: Settings) -> None:
         noise = torch.randn(clean.shape, generator=random)
         a = kept[t].view(-1, 1, 1, 1)
         noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
-        error = (run.network(noisy, t, tokens) - noise).square().mean((1, 2, 3))
+        # bfloat16, and attention as plain products: with 8 values a head 1.4 x the fused kernel's speed
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            made = run.network(noisy, t, tokens)
+        error = (made.float() - noise).square().mean((1, 2, 3))
         return (error * snr[t].clamp(max=5.0) / snr[t]).mean()
 
     run.train(loss_of_step)

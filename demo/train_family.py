@@ -26,8 +26,8 @@ CLIPS = ROOT / ".flipbook" / "train" / "clips"
 SEED = 11  # of the training clips; evaluation takes others
 # folder of clips: number, first scene, camera of `world.Camera`
 FOLDERS = {
-    "first": (77, 0, {}),
-    "second": (77, 1000, {}),
+    "first": (112, 0, {}),
+    "second": (112, 1000, {}),
     "zoom_in": (14, 2000, {"zoom": 0.022}),
     "zoom_out": (14, 3000, {"zoom": -0.022}),
     "pan_left": (14, 4000, {"pan_x": 2.2}),  # the camera goes left, so the picture's content goes right
