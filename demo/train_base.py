@@ -67,7 +67,7 @@ class Settings:
     times the work; the narrower network is trained and then set into the wide one among zeros."""
     num_latents: int = 12000
     """Pictures whose latents the UNet trains on."""
-    unet_minutes: float = 30.0
+    unet_minutes: float = 45.0
     """Working time of the UNet and text encoder together."""
     unet_batch: int = 16
     """Latents a step."""
