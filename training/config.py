@@ -199,6 +199,11 @@ class ObjectiveConfig:
     """Lowest timestep drawn."""
     max_timestep: int = 999
     """Highest timestep drawn."""
+    timestep_shift: float = 1.0
+    """Draw noisier timesteps more often: of the range from min to max, x becomes
+    shift x / (1 + (shift - 1) x). 1 draws evenly, as released modules. Frames repeat what they show, so where
+    things are stays readable up to more noise than in one picture, and is decided there; 3 to 4 helps where
+    clips fall into parts that do not agree."""
     debiased: float = 0.0
     """Stage 3: beta of the debiased loss (MotionDirector), which weakens what a clip looks like; 1 is usual,
     0 is off."""
@@ -456,6 +461,7 @@ def _check_run(config: RunConfig) -> None:
         (loss.min_timestep, loss.max_timestep),
         "must satisfy 0 <= min <= max <= 999.",
     )
+    require(loss.timestep_shift > 0, "objective.timestep_shift", loss.timestep_shift, "must be positive.")
     require(
         loss.min_snr_gamma >= 0,
         "objective.min_snr_gamma",

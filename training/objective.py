@@ -51,9 +51,18 @@ class Objective:
         self.alphas_cumprod = alphas_cumprod(schedule)
 
     def draw_timestep(self, key: Key) -> int:
-        """The timestep of a sample, uniform over the configured range."""
+        """The timestep of a sample, uniform over the configured range unless shifted to more noise.
+
+        The shift is the one of Stable Diffusion 3 (Esser et al., 2024, section 5.3.2), there for larger
+        pictures: the more often something is shown, be it by pixels or frames, the more noise hides it.
+        """
         low, high = self.config.min_timestep, self.config.max_timestep
-        return int(randomness.stream(*key, "timestep").integers(low, high + 1))
+        drawn = int(randomness.stream(*key, "timestep").integers(low, high + 1))
+        shift = self.config.timestep_shift
+        if shift == 1 or low == high:
+            return drawn
+        part = (drawn - low) / (high - low)
+        return low + round((high - low) * shift * part / (1 + (shift - 1) * part))
 
     def draw_noise(self, shape: tuple[int, ...], key: Key) -> torch.Tensor:
         """Noise of a sample, ``shape`` = (F, C, H, W): independent per frame, offsets shared by the

@@ -79,6 +79,16 @@ def test_timesteps_cover_their_range():
     assert abs(sum(draws) / len(draws) - 499.5) < 15
 
 
+def test_shifted_timesteps_are_noisier():
+    settings = {"min_timestep": 100, "max_timestep": 900}
+    even = [objective(**settings).draw_timestep((0, 0, n)) for n in range(2000)]
+    shifted = [objective(timestep_shift=3.0, **settings).draw_timestep((0, 0, n)) for n in range(2000)]
+    assert all(100 <= a <= b <= 900 for a, b in zip(even, shifted, strict=True))
+    # the median of an even draw, 1/2, goes to 3/2 / (1 + 2/2) = 3/4 of the range
+    assert abs(sorted(shifted)[1000] - 700) < 25
+    assert objective(timestep_shift=3.0, min_timestep=5, max_timestep=5).draw_timestep((0, 0, 0)) == 5
+
+
 def test_held_frames_do_not_count():
     noised = objective().noised(LATENTS, KEYS)
     mask = torch.ones(3, 5)
