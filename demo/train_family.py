@@ -28,9 +28,9 @@ SEED = 11  # of the training clips; evaluation takes others
 FOLDERS = {
     "first": (112, 0, {}),
     "second": (112, 1000, {}),
-    "zoom_in": (14, 2000, {"zoom": 0.022}),
-    "zoom_out": (14, 3000, {"zoom": -0.022}),
-    "pan_left": (14, 4000, {"pan_x": 2.2}),  # the camera goes left, so the picture's content goes right
+    "zoom_in": (28, 2000, {"zoom": 0.022}),
+    "zoom_out": (28, 3000, {"zoom": -0.022}),
+    "pan_left": (28, 4000, {"pan_x": 2.2}),  # the camera goes left, so the picture's content goes right
 }
 # stage: (recipe, folder and name of its file)
 STAGES = {
