@@ -175,7 +175,9 @@ def load_motion_module(
 def motion_state_dict(model: MotionModel) -> dict[str, torch.Tensor]:
     """The weights under the original names, position tables included, q, k and v apart."""
     state = {}
-    for key, tensor in model.state_dict().items():
+    # Not state_dict(), which hooks of wrappers (sharding) change.
+    for key, weight in model.named_parameters():
+        tensor = weight.detach()
         if ".to_qkv." in key:
             for part, piece in zip("qkv", tensor.chunk(3), strict=True):
                 state[key.replace(".to_qkv.", f".to_{part}.")] = piece

@@ -242,6 +242,8 @@ class TrainConfig:
     """Clips per process and micro-step. Clips per step = batch_size * accumulation * processes."""
     accumulation: int = 1
     """Micro-steps per optimizer step; equal to one batch of the whole size."""
+    shard: bool = False
+    """Stage 2 on several processes: each keeps a part of the weights and of the optimizer's state (FSDP)."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of computation and of the frozen base. Trained weights are always fp32."""
     gradient_checkpointing: bool = False
@@ -477,6 +479,18 @@ def _check_run(config: RunConfig) -> None:
     require(train.steps >= 1, "train.steps", train.steps, "must be at least 1.")
     require(train.batch_size >= 1, "train.batch_size", train.batch_size, "must be at least 1.")
     require(train.accumulation >= 1, "train.accumulation", train.accumulation, "must be at least 1.")
+    require(
+        not train.shard or config.stage == "motion_module",
+        "train.shard",
+        train.shard,
+        "belongs to stage motion_module: LoRA layers are too small to divide.",
+    )
+    require(
+        not train.shard or train.precision != "fp16",
+        "train.shard",
+        train.shard,
+        "goes with fp32 or bf16: the fp16 scaler looks at one process's part of the gradients.",
+    )
     require(0 <= train.ema_decay < 1, "train.ema_decay", train.ema_decay, "must lie in [0, 1).")
     require(config.optimizer.lr > 0, "optimizer.lr", config.optimizer.lr, "must be positive.")
     require(

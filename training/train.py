@@ -42,6 +42,7 @@ from .objective import Objective, bin_of
 from .optimizing import Ema, evaluation_weights, learning_rate, make_optimizer, set_learning_rate
 from .report import Report, facts_line, process_memory
 from .sampling import Model, ddim, save_animation, to_images
+from .sharding import gathered, like, shard, state_like, whole
 from .states import State, clean_up, newest_state, pack_optimizer, save_state, unpack_optimizer
 from .validate import held_out, validation_loss
 
@@ -108,7 +109,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
 
 
 def _refuse_sharding(accelerator: Accelerator) -> None:
-    """States and exports are written from whole tensors.
+    """Sharding is a setting of ours; accelerate's plugins would divide the weights behind our back.
 
     Raises:
         ValueError: started with a sharding plugin.
@@ -116,8 +117,8 @@ def _refuse_sharding(accelerator: Accelerator) -> None:
     kind = accelerator.distributed_type
     if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise ValueError(
-            f"This trainer runs on one process or with DDP, not with {kind.value}. Start it with "
-            "`accelerate launch --multi_gpu`."
+            f"This trainer cannot run under accelerate's {kind.value}. Start it with `accelerate launch "
+            "--multi_gpu`; to divide the weights over the processes, set train.shard = true."
         )
 
 
@@ -238,9 +239,13 @@ class _Run:
         prediction = base.prediction if config.objective.prediction == "auto" else config.objective.prediction
         self.objective = Objective(config.objective, schedule_of(config, self.denoiser), prediction)
 
+        if config.train.shard:
+            shard(self.denoiser, accelerator.device, accelerator.num_processes)
         self.weights = trained_tensors(self.denoiser)
         optimizer = make_optimizer(self.denoiser.trained, config.optimizer)
-        self.model, self.optimizer = accelerator.prepare(self.denoiser, optimizer)
+        # What is sharded needs accelerate's autocast, but no DDP around it.
+        self.model = accelerator.prepare_model(self.denoiser, evaluation_mode=config.train.shard)
+        self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.ema = Ema(self.weights, config.train.ema_decay) if config.train.ema_decay else None
         self.global_batch = config.train.batch_size * config.train.accumulation * accelerator.num_processes
         self.schedule = Schedule(self.data, config.seed, self.global_batch)
@@ -317,7 +322,7 @@ class _Run:
                 accelerator.backward(losses.mean())
                 if accelerator.sync_gradients:
                     limit = self.config.optimizer.max_grad_norm or math.inf
-                    norm = float(accelerator.clip_grad_norm_(self.weights.values(), limit))
+                    norm = float(whole(accelerator.clip_grad_norm_(self.weights.values(), limit)))
                     self._require_gradients(norm, step, batch)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
@@ -367,7 +372,9 @@ class _Run:
         if not self._silent or self.accelerator.scaler is not None:
             return
         self._silent = {
-            n for n in self._silent if self.weights[n].grad is None or not bool(self.weights[n].grad.any())
+            n
+            for n in sorted(self._silent)
+            if self.weights[n].grad is None or not bool(whole(self.weights[n].grad).any())
         }
         if self._silent and step >= self._first_step + STEPS_TO_GRADIENT - 1:
             some = ", ".join(sorted(self._silent)[:3])
@@ -416,11 +423,13 @@ class _Run:
         return validation_loss(predict, self.objective, self.held, self.config.validation, self.config.seed)
 
     def _render(self, step: int) -> None:
-        """The prompts' clips, with the same noise each time. One process renders, the others wait."""
+        """The prompts' clips, with the same noise each time. One process renders, the others wait; where
+        weights are sharded, all render, since each has a part of what it takes."""
         config = self.config.samples
         width, height = self.config.data.resolutions[0]
         shape = (self.config.frames, 4, height // 8, width // 8)
-        for number, prompt in enumerate(sample_prompts(self.config) if self.main else ()):
+        prompts = sample_prompts(self.config) if self.main or self.config.train.shard else ()
+        for number, prompt in enumerate(prompts):
             latents = ddim(
                 self._conditioned([prompt, config.negative], (width, height)),
                 self.objective,
@@ -429,6 +438,8 @@ class _Run:
                 cfg=config.cfg,
                 seed=config.seed + number,
             )
+            if not self.main:
+                continue
             frames = to_images(self.denoiser.base.decode_latents(latents))
             fps = (self.config.data.fps or 8.0) / self.config.data.stride
             save_animation(self.folder / "samples" / f"step-{step:08d}-{number:02d}.webp", frames, fps)
@@ -471,7 +482,7 @@ class _Run:
                 self.config.base.checkpoint, self.config.cache_folder / "base-hash.json"
             ),
         }
-        with self._result_weights():
+        with self._result_weights(), gathered(self.denoiser):
             if self.main:
                 write(path, self.config, self.denoiser, facts)
                 if final:
@@ -482,9 +493,15 @@ class _Run:
         return path
 
     def _save(self) -> None:
-        """A state to resume from. Process 0 writes; all hold the same."""
+        """A state to resume from. Process 0 writes what all hold, or what all gather."""
+        optimizer, plain = pack_optimizer(self.optimizer.state_dict())
+        groups = {
+            "weights": self.weights,
+            "optimizer": optimizer,
+            "ema": self.ema.weights if self.ema else {},
+        }
+        tensors = {name: {n: whole(t) for n, t in group.items()} for name, group in groups.items()}
         if self.main:
-            optimizer, plain = pack_optimizer(self.optimizer.state_dict())
             scaler = self.accelerator.scaler
             facts = {
                 "config": to_dict(self.config),
@@ -493,11 +510,6 @@ class _Run:
                 "optimizer": plain,
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "losses": self._losses[-50:],
-            }
-            tensors = {
-                "weights": self.weights,
-                "optimizer": optimizer,
-                "ema": self.ema.weights if self.ema else {},
             }
             save_state(self.states, self.step, tensors, facts, self.config.checkpoints.keep)
         self.last_good = self.step
@@ -537,14 +549,15 @@ class _Run:
             log.warning("Resuming with another setting: %s was %r, is %r", key, old, new)
         with torch.no_grad():
             for name, weight in self.weights.items():
-                weight.copy_(saved[name])
+                weight.copy_(like(saved[name], weight))
         inner = self.optimizer
-        inner.load_state_dict(
-            unpack_optimizer(state.tensors.get("optimizer", {}), state.facts["optimizer"], inner.state_dict())
+        moments = unpack_optimizer(
+            state.tensors.get("optimizer", {}), state.facts["optimizer"], inner.state_dict()
         )
+        inner.load_state_dict(state_like(moments, inner))
         if self.ema is not None:
             for name, weight in self.ema.weights.items():
-                weight.copy_(state.tensors["ema"][name])
+                weight.copy_(like(state.tensors["ema"][name], weight))
         if state.facts["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state.facts["scaler"])
         self.step = state.step

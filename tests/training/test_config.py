@@ -69,6 +69,9 @@ def test_plain_data_and_back(write):
         ("camera.direction=sideways", "zoom_in, zoom_out"),
         ("lora.targets=['ff']", "to_q, to_k, to_v"),
         ("objective.debiased=1", "stage motion_lora"),
+        ("objective.timestep_shift=0", "timestep_shift = 0.0: must be positive"),
+        (("train.shard=true", "train.precision=fp16"), "fp32 or bf16"),
+        (("train.shard=true", "stage=domain_adapter"), "train.shard.*stage motion_module"),
         ("data.background=white", "#rrggbb"),
         ("name=a/b", "plain file name"),
         ("train.precision=fp8", "'fp32', 'bf16', 'fp16'"),
@@ -79,7 +82,7 @@ def test_plain_data_and_back(write):
 )
 def test_refusals_name_what_is_allowed(write, override, words):
     with pytest.raises(ValueError, match=words):
-        configuration.load(write(SMALL), [override])
+        configuration.load(write(SMALL), [override] if isinstance(override, str) else override)
 
 
 def test_flips_are_refused_where_direction_matters(write):

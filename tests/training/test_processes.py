@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from animatediff_flipbook.tests.support_training import start_training
+from animatediff_flipbook.training.states import load_state
 from animatediff_flipbook.training.train import _refuse_lonely_launch, train
 from safetensors.torch import load_file
 
@@ -33,6 +34,33 @@ def test_two_processes_reproduce_one(stage_settings, tmp_path):
     train(stage_settings("motion_module", tmp_path / "one", *COMMON, "train.batch_size=2"))
     launch(stage_settings("motion_module", tmp_path / "two", *COMMON, "train.batch_size=1"), tmp_path)
     assert_same(tmp_path / "two", tmp_path / "one")
+
+
+def test_sharded_over_two_processes_and_resumed_reproduces_one(stage_settings, tmp_path):
+    """AdamW's averages and the weights' are divided too; the state in the middle is that of any run. (A large
+    eps, because AdamW makes steps of full length from gradients that are nothing but rounding.)"""
+    common = ("train.steps=4", "checkpoints.every=2", "train.ema_decay=0.9")
+    common += ("optimizer.lr=1e-2", "optimizer.arguments.eps=0.01")
+    looks = ("samples.every=4", "samples.prompts=['a circle']", "samples.steps=2")
+    train(stage_settings("motion_module", tmp_path / "one", *common, "train.batch_size=2"))
+    two = ("motion_module", tmp_path / "two", *common, *looks, "train.batch_size=1", "train.shard=true")
+    launch(stage_settings(*two, "train.steps=2"), tmp_path)
+    state = load_state(tmp_path / "two" / "checkpoints" / "step-00000002")
+    same = load_state(tmp_path / "one" / "checkpoints" / "step-00000002")
+    for name, group in same.tensors.items():
+        assert state.tensors[name].keys() == group.keys()
+        assert all(state.tensors[name][key].shape == tensor.shape for key, tensor in group.items())
+    launch(stage_settings(*two), tmp_path, resume=True)
+    assert_same(tmp_path / "two", tmp_path / "one")
+    final = load_state(tmp_path / "two" / "checkpoints" / "step-00000004")
+    before, after = state.tensors["weights"], final.tensors["weights"]
+    assert max(float((after[key] - before[key]).abs().max()) for key in before) > 1e-4, "it learns"
+    assert list((tmp_path / "two" / "samples").glob("step-00000004-*.webp"))
+
+
+def test_sharding_needs_processes(stage_settings, tmp_path):
+    with pytest.raises(ValueError, match="train.shard divides the weights over processes"):
+        train(stage_settings("motion_module", tmp_path, "train.shard=true"))
 
 
 @pytest.mark.slow
