@@ -44,6 +44,7 @@ def test_sharded_over_two_processes_and_resumed_reproduces_one(stage_settings, t
     looks = ("samples.every=4", "samples.prompts=['a circle']", "samples.steps=2")
     train(stage_settings("motion_module", tmp_path / "one", *common, "train.batch_size=2"))
     two = ("motion_module", tmp_path / "two", *common, *looks, "train.batch_size=1", "train.shard=true")
+    two += ("train.gradient_checkpointing=true",)
     launch(stage_settings(*two, "train.steps=2"), tmp_path)
     state = load_state(tmp_path / "two" / "checkpoints" / "step-00000002")
     same = load_state(tmp_path / "one" / "checkpoints" / "step-00000002")
