@@ -1,6 +1,6 @@
 """Render our published workflows in a real ComfyUI, on a model family small enough for any CPU.
 
-    python run.py demo [--fresh] [--prompt TEXT] [--seed N] [--gpu] [--hero FILE]
+    python run.py demo [--fresh] [--prompt TEXT] [--seed N] [--gpu] [--hero FILE] [--thumbnails DIR]
 
 What: each `Render` of renders.py becomes an animated WEBP on a page. A second run makes the first one anew
 and keeps the others, as long as nothing that they were made of has changed. With a prompt or seed of the
@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from base_directory import prepare_base
-from gallery import count_moving_frames, write_page, write_strip
+from gallery import count_moving_frames, write_page, write_strip, write_thumbnail
 from renders import FILES, RENDERS, Render, Result, prompt_of
 from server import ComfyServer, PromptError
 
@@ -166,6 +166,12 @@ def main() -> int:
         metavar="FILE",
         help="also write the first row side by side (the README's picture); with --prompt or --seed, the one",
     )
+    parser.add_argument(
+        "--thumbnails",
+        type=Path,
+        metavar="DIR",
+        help="also write a picture for each workflow rendered, as ComfyUI's template browser wants it there",
+    )
     options = parser.parse_args()
     try:
         models, trained = demo_models(options.comfyui)
@@ -187,6 +193,9 @@ def main() -> int:
         if options.hero:
             row = [r.path for r in results if r.render.section == results[0].render.section]
             write_strip(row, options.hero)
+        if options.thumbnails:
+            for workflow, path in {r.render.workflow: r.path for r in results}.items():
+                write_thumbnail(path, options.thumbnails / f"{workflow}.jpg")
     except PromptError as error:
         print(f"\nThe render failed ({error.kind}): {error}", file=sys.stderr)
         return 1

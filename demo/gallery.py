@@ -102,3 +102,17 @@ def write_strip(paths: Sequence[Path], output: Path, size: int = 192, gap: int =
         temporary, "WEBP", save_all=True, append_images=frames[1:], duration=MILLISECONDS, loop=0, quality=85
     )
     os.replace(temporary, output)
+
+
+def write_thumbnail(path: Path, output: Path, size: int = 192) -> None:
+    """Four moments of an animation in a square JPEG, in reading order: ComfyUI's template browser shows no
+    other format. size: pixels of each moment's side."""
+    frames = read_frames(path)
+    page = Image.new("RGB", (2 * size, 2 * size))
+    for number in range(4):
+        moment = frames[number * (len(frames) - 1) // 3].resize((size, size), Image.Resampling.LANCZOS)
+        page.paste(moment, (number % 2 * size, number // 2 * size))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_suffix(".tmp")
+    page.save(temporary, "JPEG", quality=85)
+    os.replace(temporary, output)

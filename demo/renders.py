@@ -18,7 +18,12 @@ ROOT = Path(__file__).resolve().parent.parent
 API_WORKFLOWS = ROOT / "tests" / "data" / "api"
 SIZE = 128  # pixels: what the tiny family is made for
 STEPS = 15  # of the sampler, fewer than published: the gallery shall take minutes on two CPU cores
-SAMPLING_NODES = ("KSampler", "FlipbookContextSampler", "BasicScheduler")  # those that have `steps`
+SAMPLING_NODES = (  # those that have `steps`
+    "KSampler",
+    "FlipbookContextSampler",
+    "FlipbookFreeInitSampler",
+    "BasicScheduler",
+)
 FILES = {  # input of a node that names a file -> folder in which the file lies
     "CheckpointLoaderSimple.ckpt_name": "checkpoints",
     "FlipbookLoadMotionModule.motion_module": "animatediff_models",
@@ -44,7 +49,7 @@ class Render:
     seed: int = 7
     """Of the noise."""
     changes: Mapping[str, object] = field(default_factory=dict)
-    """`NodeClass.input` -> value, for every node of that class."""
+    """`NodeClass.input` -> value, for every node of that class; `#7.input` for node 7 alone."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Folder -> pattern of the file name to take there; any file where nothing is said."""
 
@@ -65,6 +70,7 @@ TEXT = "Text to animation: one motion module, four prompts"
 CAMERA = "MotionLoRA: the same clip with a zoom at three strengths"
 LONG = "Clips of any length: context windows"
 ADAPTER = "Domain adapter: how much of the training videos' look to keep"
+MORE = "Prompts that fade, and better start noise"
 
 RENDERS = (
     *(
@@ -132,6 +138,24 @@ RENDERS = (
             "FlipbookPromptSchedule.append": "",
         },
     ),
+    Render(
+        name="fading-prompt",
+        workflow="fading-prompt",
+        section=MORE,
+        caption="yellow fades into magenta from frame 4 to 12",
+        prompt=None,
+        changes={
+            "#3.text": "a yellow square moving left on a cloudy background",
+            "#4.text": "a magenta square moving left on a cloudy background",
+        },
+    ),
+    Render(
+        name="free-init",
+        workflow="free-init",
+        section=MORE,
+        caption="FreeInit, three rounds",
+        prompt="a green triangle moving down on a striped background",
+    ),
 )
 
 
@@ -145,7 +169,8 @@ def load_workflow(stem: str) -> dict:
 
 
 def changed(prompt: dict, changes: Mapping[str, object]) -> dict:
-    """A copy with values exchanged: `NodeClass.input` -> value for every node of the class.
+    """A copy with values exchanged: `NodeClass.input` -> value for every node of the class, `#7.input` for
+    node 7.
 
     Raises ValueError if a class is absent, or if the input is absent or fed by another node: a change that
     reaches nothing would silently render something else.
@@ -153,7 +178,10 @@ def changed(prompt: dict, changes: Mapping[str, object]) -> dict:
     result = copy.deepcopy(prompt)
     for target, value in changes.items():
         kind, _, name = target.partition(".")
-        nodes = [node for node in result.values() if node["class_type"] == kind]
+        if kind.startswith("#"):
+            nodes = [node for key, node in result.items() if key == kind[1:]]
+        else:
+            nodes = [node for node in result.values() if node["class_type"] == kind]
         if not nodes:
             present = ", ".join(sorted({node["class_type"] for node in prompt.values()}))
             raise ValueError(f"{target}: the workflow has no node {kind}; it has {present}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from animatediff_flipbook.demo import gallery, renders
-from PIL import Image
+from PIL import Image, ImageColor
 
 PROMPT = {
     "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd15.safetensors"}},
@@ -140,3 +140,29 @@ def test_strip_puts_animations_side_by_side(animation, tmp_path):
     frames = gallery.read_frames(tmp_path / "docs" / "hero.webp")
     assert len(frames) == 2 and frames[0].size == (68, 32)
     assert frames[1].getpixel((16, 16))[2] > 200 and min(frames[1].getpixel((52, 16))) > 200
+
+
+def test_thumbnail_shows_four_moments(animation, tmp_path):
+    path = animation("a", ["red", "green", "blue", "white", "black", "red", "white"])
+    gallery.write_thumbnail(path, tmp_path / "workflows" / "a.jpg", size=32)
+    (page,) = gallery.read_frames(tmp_path / "workflows" / "a.jpg")
+    assert page.size == (64, 64)
+    # moments 0, 2, 4 and 6 of 7
+    for place, expected in (((16, 16), "red"), ((48, 16), "blue"), ((16, 48), "black"), ((48, 48), "white")):
+        got, wanted = page.getpixel(place), ImageColor.getrgb(expected)
+        assert max(abs(a - b) for a, b in zip(got, wanted, strict=True)) < 40
+
+
+def test_a_change_may_name_one_node():
+    prompt = renders.load_workflow("fading-prompt")
+    texts = [key for key, node in prompt.items() if node["class_type"] == "CLIPTextEncode"]
+    found = renders.changed(prompt, {f"#{texts[1]}.text": "a red circle"})
+    assert [found[key]["inputs"]["text"] == "a red circle" for key in texts] == [False, True, False]
+    with pytest.raises(ValueError, match="#99"):
+        renders.changed(prompt, {"#99.text": "a"})
+
+
+def test_every_workflow_is_rendered():
+    assert {render.workflow for render in renders.RENDERS} == {
+        path.stem for path in renders.API_WORKFLOWS.glob("*.json")
+    }
