@@ -12,6 +12,7 @@ import comfy.utils
 import torch
 from comfy import clip_model, sd1_clip, supported_models_base
 from comfy.ldm.modules.attention import optimized_attention
+from comfy.model_base import ModelType
 
 from .tokenizer import CONTEXT_LENGTH, END, START, TEXT_WIDTH, TinyTokenizer
 
@@ -96,6 +97,15 @@ class TinyAD(comfy.supported_models.SD15):
         "adm_in_channels": None,
         "use_temporal_attention": False,
     }
+    # SDXL beta's noise schedule and v prediction, not SD1.5's: after its last step one can still read from
+    # 16 frames which way a shape goes. A motion module trained so never needs the prompt's word for it, and
+    # then follows chance, not the prompt, where sampling starts from noise without such a trace. Under v
+    # prediction what only the prompt decides counts as much as what the noise leaves to see.
+    sampling_settings = {"beta_schedule": "linear", "linear_start": 0.00085, "linear_end": 0.020}
+
+    def model_type(self, state_dict: dict[str, torch.Tensor], prefix: str = "") -> ModelType:
+        """What the UNet of a checkpoint predicts."""
+        return ModelType.V_PREDICTION
 
     def process_clip_state_dict(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Text model keys of the file to ComfyUI's: only the prefix differs (no need of SD1.5's repairs)."""

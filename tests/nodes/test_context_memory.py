@@ -5,7 +5,7 @@ import comfy.sd
 import pytest
 import torch
 from animatediff_flipbook.nodes.context import ContextWindows
-from support_memory import PeakMemory
+from animatediff_flipbook.tests.support_memory import PeakMemory
 
 
 @pytest.fixture(scope="module")
