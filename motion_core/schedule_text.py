@@ -77,10 +77,13 @@ def _parse_quoted(text: str, frame_pattern: re.Pattern, expected: str) -> list[E
 def _value(text: str, match: re.Match) -> str:
     if match["text"] is None:
         return match["number"]
+    # `\(` is no JSON, but prompts write it for a parenthesis that is no weight: the backslash is meant.
+    quoted = re.sub(r"\\(.)", lambda pair: "\\" * (pair[1] in "()") + pair[0], match["text"], flags=re.DOTALL)
     try:
-        return json.loads(f'"{match["text"]}"', strict=False)
+        return json.loads(f'"{quoted}"', strict=False)
     except json.JSONDecodeError:
-        raise unreadable(text, match.span(), 'a backslash only as in JSON: \\n, \\", \\\\') from None
+        expected = 'a backslash only as in JSON (\\n, \\", \\\\) or before a parenthesis'
+        raise unreadable(text, match.span(), expected) from None
 
 
 def _parse_short(text: str) -> list[Entry]:
@@ -99,8 +102,7 @@ def _parse_short(text: str) -> list[Entry]:
     for start, following in zip(starts, [*starts[1:], len(text)], strict=True):
         frame = _SHORT_FRAME.match(text, start)
         value = text[frame.end() : following].strip()
-        if following < len(text):
-            value = value.removesuffix("/").rstrip()
+        value = value.removesuffix("/").rstrip()
         if lost := _FRAME_AFTER_COMMA.search(value):
             place = text.index(lost[0], frame.end())
             raise unreadable(text, (place, place + len(lost[0])), "` / ` or a new line before the next frame")

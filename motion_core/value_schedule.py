@@ -31,6 +31,9 @@ from .schedule_text import Entry, parse_entries, unreadable
 INTERPOLATIONS = ("linear", "spherical")
 MAX_FRAME = 100_000
 """Frames a schedule may name: far above any clip, and a range cannot exhaust the memory."""
+MAX_REPEATS = 4
+"""How many times the longest prompt's tokens all prompts may be repeated to; ComfyUI's own limit."""
+_FRAME_OR_RATIO = re.compile(r"\d+:\d")
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,16 @@ def prompt_schedule(text: str, num_frames: int, *, prepend: str = "", append: st
     Raises:
         ValueError: names the characters that could not be read and what was expected there.
     """
-    schedule = _resolve(parse_entries(text), num_frames)
+    entries = parse_entries(text)
+    for entry in entries[1:]:
+        if ":" not in entry.frame and _FRAME_OR_RATIO.match(text, entry.span[0]):
+            raise unreadable(
+                text,
+                entry.span,
+                "a space after the colon if a frame is meant, `16: 9 photos`, or quotes around the prompt if "
+                'a ratio is, `"0": "cat / 16:9 photo"`',
+            )
+    schedule = _resolve(entries, num_frames)
     return Schedule(
         tuple(join_prompt(prepend, value, append) for value in schedule.values),
         schedule.keys,
@@ -170,9 +182,17 @@ def blend_tensors(
 
 
 def pad_tokens(embeddings: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Bring prompt embeddings ``(1, N, D)`` to the longest one's number of tokens with zeros, half of them
-    before."""
+    """Bring prompt embeddings ``(1, N, D)`` to one number of tokens, so that they can be blended.
+
+    They are repeated to their least common multiple, as ComfyUI does with prompts that share a call:
+    attention over repeated tokens gives what attention over the tokens gives, so a key frame shows its
+    prompt unchanged. A multiple beyond :data:`MAX_REPEATS` times the longest would cost too much; there
+    shorter ones are filled with zeros, half of them before.
+    """
     longest = max(embedding.shape[1] for embedding in embeddings)
+    common = math.lcm(*(embedding.shape[1] for embedding in embeddings))
+    if common <= MAX_REPEATS * longest:
+        return [embedding.repeat(1, common // embedding.shape[1], 1) for embedding in embeddings]
     padded = []
     for embedding in embeddings:
         missing = longest - embedding.shape[1]
@@ -182,26 +202,30 @@ def pad_tokens(embeddings: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def _resolve(entries: Sequence[Entry], num_frames: int) -> Schedule:
-    """Turn frames as written into frame numbers; ranges become one key per frame, a later entry replaces a
-    range's."""
+    """Turn frames as written into frame numbers. Ranges become one key per frame; a later range replaces an
+    earlier one's, and a frame named by itself stands in any range."""
     if num_frames < 0:
         raise ValueError(f"A clip has 1 frame or more (0: as many as the schedule names), got {num_frames}.")
     values: dict[str, int] = {}
-    keys: dict[int, Key] = {}
+    ranges: dict[int, Key] = {}
+    single: dict[int, Key] = {}
     exact: dict[int, Entry] = {}
     for entry in entries:
         value = values.setdefault(entry.value, len(values))
         frames, hold = _frames_of(entry, num_frames)
-        for frame in frames:
-            if len(frames) == 1 and frame in exact:
-                raise ValueError(
-                    f"The schedule names frame {frame} twice, as `{exact[frame].frame}` at characters "
-                    f"{exact[frame].span[0]} to {exact[frame].span[1]} and as `{entry.frame}` at characters "
-                    f"{entry.span[0]} to {entry.span[1]}; expected one value per frame."
-                )
-            keys[frame] = Key(frame, value, hold)
-        if len(frames) == 1:
-            exact[frames[0]] = entry
+        if len(frames) > 1:
+            ranges.update({frame: Key(frame, value, hold) for frame in frames})
+            continue
+        frame = frames[0]
+        if frame in exact:
+            raise ValueError(
+                f"The schedule names frame {frame} twice, as `{exact[frame].frame}` at characters "
+                f"{exact[frame].span[0]} to {exact[frame].span[1]} and as `{entry.frame}` at characters "
+                f"{entry.span[0]} to {entry.span[1]}; expected one value per frame."
+            )
+        exact[frame] = entry
+        single[frame] = Key(frame, value, hold)
+    keys = ranges | single
     ordered = tuple(keys[frame] for frame in sorted(keys))
     return Schedule(tuple(values), ordered, num_frames or ordered[-1].frame + 1)
 

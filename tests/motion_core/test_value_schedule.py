@@ -118,6 +118,15 @@ def test_empty_range_is_one_frame_and_a_key_replaces_a_part_of_a_range():
     assert [values.values[key.value] for key in values.keys] == ["a", "a", "a", "b", "a", "a"]
 
 
+@pytest.mark.parametrize("text", ["3: b / 0:6: a", "0:6: a / 3: b"])
+def test_an_exact_key_stands_within_a_range_whichever_comes_first(text):
+    assert [first for first, _, _ in per_frame(text, 6)] == ["a", "a", "a", "b", "a", "a"]
+
+
+def test_of_two_ranges_the_later_one_counts():
+    assert [first for first, _, _ in per_frame("0:4: a / 2:6: b", 6)] == ["a", "a", "b", "b", "b", "b"]
+
+
 def test_decimals_and_negatives_count_from_the_clip():
     frames = [key.frame for key in prompt_schedule("0.0: a / 0.5: b / 1.0: c", 33).keys]
     assert frames == [0, 16, 32]
@@ -149,6 +158,27 @@ def test_slashes_colons_and_quotes_inside_prompts_stay():
     assert [entry.value for entry in entries] == ['cat w/ hat, f/1.8, "open" sign', "ratio 16:9, (dog:1.2)"]
     assert parse_entries(r'"0": "a \"b\"\nc"')[0].value == 'a "b"\nc'
     assert [entry.value for entry in parse_entries("0: a / 8:")] == ["a", ""]
+
+
+@pytest.mark.parametrize("text", ["0: a / 16: b /", "0: a /\n16: b /\n", "0:a/16:b/", '0: "a" / 16: "b" /'])
+def test_a_slash_may_end_the_last_entry_too(text):
+    assert [entry.value for entry in parse_entries(text)] == ["a", "b"]
+    assert float_schedule("0: 0 / 4: 1 /", 5)[4] == 1.0
+
+
+@pytest.mark.parametrize("text", [r'"0": "a \(x\)"', r'{"0": "a \\(x\\)"}', r'0 = "a \(x\)"', r"0: a \(x\)"])
+def test_parentheses_escaped_for_the_tokenizer_stay_so(text):
+    assert parse_entries(text)[0].value == r"a \(x\)"
+
+
+def test_a_ratio_after_a_slash_is_no_frame_without_asking():
+    for text, place in (("0: cat / 16:9 photo", "9 to 19"), ("0: cat\n16:9 photo", "7 to 17")):
+        with pytest.raises(ValueError, match=rf"characters {place} .*a space after the colon"):
+            prompt_schedule(text, 24)
+    assert prompt_schedule("0: cat / 16: 9 photos", 24).values == ("cat", "9 photos")
+    assert prompt_schedule('"0": "cat / 16:9 photo"', 24).values == ("cat / 16:9 photo",)
+    assert prompt_schedule("0:2 cats / 8: 3 dogs", 24).values == ("2 cats", "3 dogs")
+    assert float_schedule("0:0/4:1", 5) == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -224,9 +254,23 @@ def test_blended_tensors_follow_the_table(interpolation):
         blend_tensors(values, blends, "cubic")
 
 
-def test_shorter_prompts_are_padded_on_both_sides():
-    short, long = torch.ones(1, 2, 3), torch.ones(1, 5, 3)
+def test_shorter_prompts_are_repeated_to_a_common_length():
+    """Attention over repeated tokens is attention over the tokens: a key frame is its prompt alone."""
+    prompts = [
+        torch.randn(1, tokens, 3, generator=torch.Generator().manual_seed(tokens)) for tokens in (2, 3)
+    ]
+    padded = pad_tokens(prompts)
+    assert [tuple(p.shape) for p in padded] == [(1, 6, 3), (1, 6, 3)]
+    query = torch.ones(1, 1, 3)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    for prompt, same in zip(prompts, padded, strict=True):
+        torch.testing.assert_close(attend(query, same, same), attend(query, prompt, prompt))
+    assert torch.equal(pad_tokens(prompts[:1])[0], prompts[0])
+
+
+def test_prompts_whose_common_length_is_out_of_hand_are_padded_on_both_sides():
+    short, long = torch.ones(1, 5, 3), torch.ones(1, 6, 3)
     padded = pad_tokens([short, long])
-    assert [tuple(p.shape) for p in padded] == [(1, 5, 3), (1, 5, 3)]
-    assert padded[0][0, :, 0].tolist() == [0, 1, 1, 0, 0]
+    assert padded[0][0, :, 0].tolist() == [1, 1, 1, 1, 1, 0]
     assert torch.equal(padded[1], long)
+    assert pad_tokens([torch.ones(1, 4, 3), short])[0].shape == (1, 20, 3)  # 4 times the longest is allowed

@@ -78,6 +78,23 @@ def test_prompts_of_different_length_fit_together(base):
     assert torch.isfinite(frames).all()
 
 
+def test_a_key_frame_among_longer_prompts_looks_as_its_prompt_alone(base):
+    model, clip = base
+    text = f"0:: a red circle / 4: {'a blue square, ' * 20}"
+    ((frames, extra),) = PromptSchedule.execute(clip, text, 4).args[0]
+
+    def sampled(conds):
+        noise = comfy.sample.prepare_noise(latent(4)["samples"], 1)
+        empty = [encode(clip, "")]
+        with torch.inference_mode():
+            return comfy.sample.sample(
+                model, noise, 2, 3.0, "euler", "normal", conds, empty, latent(4)["samples"], seed=1
+            )
+
+    alone = sampled([encode(clip, "a red circle")])
+    torch.testing.assert_close(sampled([[frames, extra]]), alone, rtol=0, atol=1e-4)
+
+
 def test_the_length_can_come_from_a_latent(base):
     _, clip = base
     ((frames, _),) = PromptSchedule.execute(clip, "0: a circle / 1.0: a square", 16, latent(5)).args[0]
