@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SCHEDULES = ("standard_static", "standard_uniform", "looped_uniform", "batched")
 FUSE_METHODS = (
@@ -105,12 +105,9 @@ class ContextWindow:
 
 
 def needs_windows(options: ContextOptions, num_frames: int) -> bool:
-    """Whether a clip must be cut up: it is longer than a window, or as long and meant to close into a
-    loop."""
-    if num_frames > options.length:
-        return True
+    """Whether a clip must be cut up: it is longer than a window, or it is meant to close into a loop."""
     looped = options.schedule == "looped_uniform" and options.closed_loop
-    return looped and num_frames == options.length
+    return num_frames > options.length or (looped and num_frames >= MIN_LENGTH)
 
 
 def context_windows(options: ContextOptions, num_frames: int, step: int = 0) -> tuple[ContextWindow, ...]:
@@ -121,7 +118,8 @@ def context_windows(options: ContextOptions, num_frames: int, step: int = 0) -> 
 
     Args:
         options: window length, overlap, stride and schedule.
-        num_frames: frames of the clip, at least 1. A clip no longer than a window is one window.
+        num_frames: frames of the clip, at least 1. A clip no longer than a window is one window; in a closed
+            loop it is several of its own length, each beginning elsewhere.
         step: position of the current noise level in the whole noise schedule, from 0. The uniform schedules
             move their windows with it, so that the seams between them fall elsewhere at every step.
 
@@ -134,6 +132,9 @@ def context_windows(options: ContextOptions, num_frames: int, step: int = 0) -> 
         raise ValueError(f"The step of a noise schedule counts from 0, got {step}.")
     if not needs_windows(options, num_frames):
         return (ContextWindow(tuple(range(num_frames))),)
+    if num_frames < options.length:
+        overlap = min(options.overlap, num_frames - 1)
+        options = replace(options, length=num_frames, overlap=overlap)
     build = {
         "standard_static": _standard_static,
         "standard_uniform": _standard_uniform,
@@ -153,13 +154,21 @@ def step_at(sigma: float, sigmas: Sequence[float]) -> int:
 
     Args:
         sigma: noise standard deviation of the current model call.
-        sigmas: the run's levels, descending.
+        sigmas: the run's levels, descending; or ascending, where a picture is taken back to noise.
 
     Returns:
-        The last position whose level is not below ``sigma`` (to one in 10,000), at least 0.
+        The last position whose level the run has reached at ``sigma`` (to one in 10,000), at least 0.
     """
-    threshold = sigma * (1.0 - 1e-4)
-    return max((index for index, level in enumerate(sigmas) if level >= threshold), default=0)
+    if ascending(sigmas):
+        reached = [level <= sigma * (1.0 + 1e-4) for level in sigmas]
+    else:
+        reached = [level >= sigma * (1.0 - 1e-4) for level in sigmas]
+    return max((index for index, is_reached in enumerate(reached) if is_reached), default=0)
+
+
+def ascending(sigmas: Sequence[float]) -> bool:
+    """Whether the noise of a run grows, as it does with flipped sigmas."""
+    return len(sigmas) > 1 and sigmas[0] < sigmas[-1]
 
 
 def position_in(part: Sequence[float], whole: Sequence[float]) -> int | None:

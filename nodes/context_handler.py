@@ -27,7 +27,14 @@ import torch
 from comfy.context_windows import IndexListCallbacks, IndexListContextHandler
 from comfy.patcher_extension import WrappersMP
 
-from ..motion_core.context import ContextOptions, context_windows, needs_windows, position_in, step_at
+from ..motion_core.context import (
+    ContextOptions,
+    ascending,
+    context_windows,
+    needs_windows,
+    position_in,
+    step_at,
+)
 from ..motion_core.context_fuse import fused_weights
 from .compat import logger
 from .context_conds import FrameWindow, HintStore, WindowControls, cut_conds
@@ -149,7 +156,8 @@ class WindowHandler(IndexListContextHandler):
         self._step = run.step(sigma)
         options = run.options_at(sigma)
         plan = run.plan(options, x_in.shape[0], sigma)
-        together = self.settings.windows_per_batch or _fitting_windows(model, conds, x_in, options.length)
+        length = len(plan.windows[0])
+        together = self.settings.windows_per_batch or _fitting_windows(model, conds, x_in, length)
         fused = [torch.zeros_like(x_in) for _ in conds]
         self._notify(IndexListCallbacks.EXECUTE_START, model, x_in, conds, timestep, model_options)
         try:
@@ -238,11 +246,11 @@ class ContextRun:
         moving = options.schedule in ("standard_uniform", "looped_uniform") or options.fuse == "random"
         key = (options, num_frames, step if moving else 0, sigma if "sigma" in options.fuse else 0.0)
         if key not in self._plans:
+            windows = context_windows(options, num_frames, step)
             if not self._plans:
-                logger.info("Context windows of %d frames for a clip of %d.", options.length, num_frames)
+                logger.info("Context windows of %d frames for a clip of %d.", len(windows[0]), num_frames)
             else:
                 self._forget()
-            windows = context_windows(options, num_frames, step)
             weights = fused_weights(windows, options, num_frames, sigma=sigma, seed=self._seed, step=step)
             self._plans[key] = StepPlan(tuple(window.indices for window in windows), tuple(weights))
         return self._plans[key]
@@ -284,9 +292,12 @@ def first_step(model_sampling: Any, sigmas: Sequence[float]) -> int:
 
     KSamplerAdvanced, split sigmas and a denoise below 1 sample a part of a schedule and pass on nothing but
     that part. It is looked for in every schedule that ComfyUI offers; one of another origin counts from 0.
+    A part of a single step is one noise level, which schedules of many lengths share: its place is the one in
+    the shortest of them, as a rule not the true one.
     """
     present = [sigma for sigma in sigmas if sigma > 0.0]
-    if not present or math.isclose(present[0], float(model_sampling.sigma_max), rel_tol=1e-3):
+    whole_run = present and math.isclose(present[0], float(model_sampling.sigma_max), rel_tol=1e-3)
+    if not present or whole_run or ascending(sigmas):
         return 0
     even = _length_if_even(model_sampling, present)
     for steps in range(max(2, len(present)), LONGEST_SCHEDULE + 1):

@@ -180,13 +180,17 @@ def test_a_wrapped_window_says_so_and_counts_on():
     assert ContextWindow((2, 4, 6)).unwrapped(20) == (2, 4, 6)
 
 
-def test_a_clip_as_long_as_a_window_is_cut_only_to_close_a_loop():
+def test_a_clip_no_longer_than_a_window_is_cut_only_to_close_a_loop():
     assert not needs_windows(ContextOptions(16), 16)
     assert needs_windows(ContextOptions(16), 17)
     loop = ContextOptions(16, schedule="looped_uniform", closed_loop=True)
-    assert needs_windows(loop, 16)
-    assert not needs_windows(loop, 15)
-    assert any(window.wraps for window in context_windows(loop, 16, 1))
+    assert not needs_windows(loop, 1)
+    for num_frames in (2, 3, 12, 15, 16):
+        assert needs_windows(loop, num_frames)
+        for step in range(4):
+            windows = context_windows(loop, num_frames, step)
+            assert any(window.wraps for window in windows)
+            assert all(len(window) == num_frames for window in windows)
 
 
 def test_ordered_halving_lands_between():
@@ -325,6 +329,15 @@ def test_step_of_a_noise_level():
     assert step_at(5.0 * (1 + 5e-5), sigmas) == 1  # rounding on the way through a half-precision sampler
     assert step_at(2.5, sigmas) == 1  # between two levels: still in step 1
     assert step_at(99.0, sigmas) == 0
+
+
+def test_steps_count_from_the_start_where_the_noise_grows():
+    """A flipped schedule takes a picture back to noise."""
+    sigmas = [1e-4, 0.3, 1.0, 5.0, 14.6]
+    assert [step_at(sigma, sigmas) for sigma in sigmas] == [0, 1, 2, 3, 4]
+    assert step_at(2.5, sigmas) == 2
+    assert step_at(5.0 * (1 - 5e-5), sigmas) == 3
+    assert step_at(0.0, sigmas) == 0
 
 
 def test_position_of_a_partial_run():

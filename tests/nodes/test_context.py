@@ -429,3 +429,29 @@ def test_settings_without_effect_are_said(animated, caplog):
         "closed_loop",
         "stride 2",
     ]
+
+
+@pytest.mark.parametrize("frames", [12, 16, 20])
+def test_a_closed_loop_of_any_length_is_windowed(animated, prompts, frames):
+    """Shorter than a window too: without windows over the seam nothing would lead back to the start."""
+    model, _ = animated
+    looped = windowed(model, length=16, schedule="looped_uniform", closed_loop=True)
+    recorder = Recorder(looped)
+    sample(looped, prompts, frames=frames, steps=2, cfg=1.0)
+    windows = [options["context_window"].index_list for _, _, options in recorder.calls]
+    assert any(window[-1] < window[0] for window in windows)
+    assert {len(window) for window in windows} == {min(16, frames)}
+
+
+def test_noise_that_grows_moves_the_windows_from_the_start(animated, prompts):
+    """Flipped sigmas, as for taking a picture back to noise."""
+    model, _ = animated
+    model = windowed(model, length=8, overlap=3, schedule="looped_uniform")
+    sampling = model.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", 4)[:-1].flip(0)
+    recorder = Recorder(model)
+    sample(model, prompts, cfg=1.0, sigmas=sigmas)
+    seen = [options["context_window"].index_list for _, _, options in recorder.calls]
+    options = ContextOptions(8, 3, schedule="looped_uniform")
+    expected = [list(w.indices) for step in range(3) for w in context_windows(options, FRAMES, step)]
+    assert seen == expected
