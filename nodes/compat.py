@@ -56,6 +56,15 @@ def incumbent_is_on(patcher: comfy.model_patcher.ModelPatcher) -> bool:
     return any(str(key) == "ADE" or str(key).startswith("ADE_") for table in tables for key in table)
 
 
+def self_attention_guidance_is_on(model_options: dict) -> bool:
+    """Whether ComfyUI's Self-Attention Guidance is among the functions after CFG. It has no mark but its
+    name."""
+    after_cfg = model_options.get("sampler_post_cfg_function", [])
+    return any(
+        getattr(function, "__qualname__", "").startswith("SelfAttentionGuidance.") for function in after_cfg
+    )
+
+
 INCUMBENT = (
     "AnimateDiff-Evolved is already on this MODEL, and two packs cannot animate one model. Connect the "
     "model to AnimateDiff Flipbook's nodes only, or to AnimateDiff-Evolved's only."

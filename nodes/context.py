@@ -191,15 +191,14 @@ class ContextWindows(io.ComfyNode):
         stage = ContextStage(
             start_percent, read_options(length, overlap, stride, schedule, fuse, closed_loop)
         )
-        return io.NodeOutput(with_context(model, stage, windows_per_batch))
+        present = settings_on(model) or ContextSettings(())
+        return io.NodeOutput(with_context(model, present.with_stage(stage, windows_per_batch)))
 
 
-def with_context(model: io.Model.Type, stage: ContextStage, windows_per_batch: int = 0) -> io.Model.Type:
-    """A clone of the model with one more stage of context options."""
-    present = settings_on(model)
-    if present is None and model.model_options.get("context_handler") is not None:
-        logger.warning("Context Windows replaces the context windows of another node on this model.")
-    settings = (present or ContextSettings(())).with_stage(stage, windows_per_batch)
+def with_context(model: io.Model.Type, settings: ContextSettings) -> io.Model.Type:
+    """A clone of the model with these context settings."""
+    if settings_on(model) is None and model.model_options.get("context_handler") is not None:
+        logger.warning("AnimateDiff Flipbook replaces the context windows of another node on this model.")
     model = model.clone()
     put_on(model, settings)
     return model
@@ -257,7 +256,13 @@ class ContextSampler(io.ComfyNode):
         windows_per_batch: int = 0,
     ) -> io.NodeOutput:
         stage = ContextStage(0.0, read_options(length, overlap, stride, schedule, fuse, closed_loop))
-        model = with_context(model, stage, windows_per_batch)
+        if (present := settings_on(model)) is not None:
+            logger.warning(
+                "Context Sampler samples with its own window settings; those of Context Windows on this "
+                "model (windows of %s frames) are not used.",
+                " and ".join(str(other.options.length) for other in present.stages),
+            )
+        model = with_context(model, ContextSettings((stage,), windows_per_batch))
         frames = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
         noise = comfy.sample.prepare_noise(frames, seed, latent_image.get("batch_index"))
         samples = comfy.sample.sample(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ from ..motion_core.context import (
     step_at,
 )
 from ..motion_core.context_fuse import fused_weights
-from .compat import logger
+from .compat import logger, self_attention_guidance_is_on
 from .context_conds import FrameWindow, HintStore, WindowControls, cut_conds
 
 KEY = "animatediff_flipbook_context"
@@ -80,10 +81,11 @@ class ContextSettings:
             )
 
     def with_stage(self, stage: ContextStage, windows_per_batch: int) -> ContextSettings:
-        """These settings with one more stage; a stage of the same start is replaced."""
+        """These settings with one more stage. A stage of the same start is replaced; automatic
+        ``windows_per_batch`` (0) keeps the number chosen before."""
         others = [s for s in self.stages if s.start_percent != stage.start_percent]
         ordered = sorted([*others, stage], key=lambda s: s.start_percent)
-        return ContextSettings(tuple(ordered), windows_per_batch)
+        return ContextSettings(tuple(ordered), windows_per_batch or self.windows_per_batch)
 
 
 class WindowHandler(IndexListContextHandler):
@@ -94,9 +96,7 @@ class WindowHandler(IndexListContextHandler):
         super().__init__(
             context_schedule=comfy.context_windows.ContextSchedule(options.schedule, _core_schedule),
             fuse_method=comfy.context_windows.ContextFuseMethod(options.fuse, _core_fuse),
-            # ComfyUI estimates memory for this many frames.
-            context_length=max(s.options.length for s in settings.stages)
-            * max(1, settings.windows_per_batch),
+            context_length=_most_frames(settings),
             context_overlap=options.overlap,
             context_stride=options.stride,
             closed_loop=options.closed_loop,
@@ -183,6 +183,12 @@ class WindowHandler(IndexListContextHandler):
                 for total, output, cond in zip(fused, outputs, conds, strict=True):
                     if cond is not None:
                         window.add_weighted(total, output, weights)
+                # Where ComfyUI hands over its sums of weights and biases: ours add up to 1 beforehand.
+                self._notify(
+                    IndexListCallbacks.COMBINE_CONTEXT_WINDOW_RESULTS,
+                    *(x_in, outputs, sub_conds, window, number, len(plan.windows), timestep),
+                    *(fused, None, None),
+                )
                 done += len(group)
                 run.report(sigma, done, len(plan.windows))
             return fused
@@ -319,11 +325,23 @@ def _length_if_even(model_sampling: Any, present: Sequence[float]) -> float:
 
 
 def run_with_context(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """OUTER_SAMPLE wrapper: give the run a handler of its own."""
+    """OUTER_SAMPLE wrapper: give the run a handler of its own.
+
+    Raises:
+        ValueError: the model carries what cannot work with windows.
+    """
     guider = executor.class_obj
     handler = guider.model_options.get("context_handler")
     if isinstance(handler, WindowHandler):
         known = inspect.signature(executor.original).bind(*args, **kwargs).arguments
+        num_frames = known["noise"].shape[0]
+        windowed = any(needs_windows(stage.options, num_frames) for stage in handler.settings.stages)
+        if windowed and self_attention_guidance_is_on(guider.model_options):
+            raise ValueError(
+                "Self-Attention Guidance keeps the attention of one model call and cannot be used with "
+                f"context windows, which this clip of {num_frames} frames needs. Take Self-Attention "
+                "Guidance off the model, or generate no more frames than one window holds."
+            )
         # The guider's options are a copy for this run already; nothing outlives it.
         guider.model_options["context_handler"] = handler.for_run(
             guider.model_patcher.get_model_object("model_sampling"), known["sigmas"], known.get("seed")
@@ -338,6 +356,14 @@ def put_on(model: Any, settings: ContextSettings) -> None:
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, run_with_context)
     model.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, CORE_PREPARE_KEY)
     comfy.context_windows.create_prepare_sampling_wrapper(model)
+
+
+def _most_frames(settings: ContextSettings) -> int:
+    """Frames in one model call at most: what ComfyUI, which takes no more than the clip's, estimates memory
+    for."""
+    if settings.stages[0].start_percent > 0.0:
+        return sys.maxsize  # before the first stage the clip runs whole
+    return max(stage.options.length for stage in settings.stages) * max(1, settings.windows_per_batch)
 
 
 def settings_on(model: Any) -> ContextSettings | None:

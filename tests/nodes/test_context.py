@@ -17,7 +17,7 @@ from animatediff_flipbook.nodes.context import ContextSampler, ContextWindows
 from animatediff_flipbook.nodes.context_handler import WindowHandler, first_step
 from animatediff_flipbook.nodes.types import LoadedMotionModule
 from animatediff_flipbook.tests.support import motion_for
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import WrappersMP, add_callback_with_key
 
 FRAMES = 24
 
@@ -455,3 +455,91 @@ def test_noise_that_grows_moves_the_windows_from_the_start(animated, prompts):
     options = ContextOptions(8, 3, schedule="looped_uniform")
     expected = [list(w.indices) for step in range(3) for w in context_windows(options, FRAMES, step)]
     assert seen == expected
+
+
+def test_memory_is_estimated_for_the_whole_clip_where_it_runs_whole_first(animated, prompts, monkeypatch):
+    import comfy.sampler_helpers
+
+    model, _ = animated
+    shapes = []
+    estimate = comfy.sampler_helpers._prepare_sampling
+
+    def recorded(model, noise_shape, *args, **kwargs):
+        shapes.append(noise_shape[0])
+        return estimate(model, noise_shape, *args, **kwargs)
+
+    monkeypatch.setattr(comfy.sampler_helpers, "_prepare_sampling", recorded)
+    sample(windowed(model, length=8), prompts, steps=1, cfg=1.0)
+    sample(windowed(model, length=8, windows_per_batch=2), prompts, steps=1, cfg=1.0)
+    late = windowed(model, length=8, start_percent=0.5)
+    sample(late, prompts, steps=1, cfg=1.0)
+    sample(windowed(late, length=8), prompts, steps=1, cfg=1.0)
+    assert shapes == [8, 16, FRAMES, 8]
+
+
+def test_self_attention_guidance_is_refused_where_it_cannot_run(animated, prompts):
+    """It keeps the attention of one model call only, the last window's."""
+    from comfy_extras.nodes_sag import SelfAttentionGuidance
+
+    model = windowed(animated[0], length=8)
+    guided = SelfAttentionGuidance.execute(model, 0.5, 2.0).args[0]
+    with pytest.raises(ValueError, match="Self-Attention Guidance .* cannot be used with context windows"):
+        sample(guided, prompts, steps=1, size=8)
+    assert torch.isfinite(sample(guided, prompts, steps=1, size=8, frames=8)).all()  # one window: no windows
+
+
+def test_a_second_node_keeps_what_it_does_not_set(animated):
+    model, _ = animated
+    chained = windowed(windowed(model, windows_per_batch=3), start_percent=0.5)
+    assert chained.model_options["context_handler"].settings.windows_per_batch == 3
+    chained = windowed(chained, start_percent=0.7, windows_per_batch=2)
+    assert chained.model_options["context_handler"].settings.windows_per_batch == 2
+
+
+def test_sampler_node_uses_its_own_settings_only(animated, prompts, caplog):
+    model, _ = animated
+    latent = {"samples": torch.zeros(FRAMES, 4, 4, 4)}
+    chained = windowed(
+        windowed(model, length=12, windows_per_batch=2), length=6, overlap=2, start_percent=0.5
+    )
+    caplog.clear()
+    recorder = Recorder(chained)
+    with torch.inference_mode():
+        ContextSampler.execute(
+            chained, 5, 4, 1.0, "euler", "normal", *prompts, latent, length=8, overlap=2, windows_per_batch=1
+        )
+    assert {len(options["context_window"].index_list) for _, _, options in recorder.calls} == {8}
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == [
+        "Context Sampler samples with its own window settings; those of Context Windows on this model "
+        "(windows of 12 and 6 frames) are not used."
+    ]
+
+
+def test_callbacks_of_comfyuis_handler_are_called(animated, prompts):
+    from comfy.context_windows import IndexListCallbacks as Events
+
+    model = windowed(animated[0], length=8, overlap=2)
+    handler = model.model_options["context_handler"]
+    seen = []
+
+    def note(event):
+        return lambda handler, *arguments: seen.append((event, arguments))
+
+    names = (
+        *(Events.EXECUTE_START, Events.EVALUATE_CONTEXT_WINDOWS),
+        *(Events.COMBINE_CONTEXT_WINDOW_RESULTS, Events.EXECUTE_CLEANUP),
+    )
+    for event in names:
+        add_callback_with_key(event, "test", note(event), handler.callbacks)
+    sample(model, prompts, steps=1)
+    start, evaluate, combine, end = names
+    assert [event for event, _ in seen] == [start, *[evaluate, combine] * 4, end]
+    windows = context_windows(ContextOptions(8, 2), FRAMES)
+    combined = [arguments for event, arguments in seen if event == combine]
+    assert [arguments[3].index_list for arguments in combined] == [list(w.indices) for w in windows]
+    assert [arguments[4:6] for arguments in combined] == [(number, 4) for number in range(4)]
+    assert all(len(arguments) == 10 for arguments in combined)
+    x_in, outputs, sub_conds, _, _, _, timestep, fused, *_ = combined[-1]
+    assert len(outputs) == len(sub_conds) == len(fused) == 2
+    assert fused[0].shape == x_in.shape and outputs[0].shape[0] == 8 and timestep.shape[0] == FRAMES
