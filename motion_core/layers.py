@@ -268,8 +268,8 @@ class TemporalTransformer(nn.Module):
         if last > self.shape.pe_length:
             raise ValueError(
                 f"{last} frames in one call, but this motion module knows positions for "
-                f"{self.shape.pe_length}. Use Context Windows to animate longer clips, or generate fewer "
-                "frames."
+                f"{self.shape.pe_length}. Use Context Windows to animate longer clips (the first with "
+                "start_percent 0: before it the clip runs whole), or generate fewer frames."
             )
 
 
