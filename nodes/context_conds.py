@@ -78,28 +78,42 @@ class HintStore:
     ComfyUI prepares a hint when a ControlNet first runs. Each window runs on a copy of the ControlNet; what a
     copy prepared is taken from it here, frame by frame, and given to later windows. It is kept where the
     original hints lie (as a rule in RAM), so that the GPU holds one window's hints however long the clip is.
+
+    ``area``: latent size of the part of the picture that a ControlNet serves, None for all of it. Each size
+    has hints of its own.
     """
 
     def __init__(self) -> None:
-        self._stores: dict[int, _PreparedHint] = {}
+        self._stores: dict[tuple, _PreparedHint] = {}
+        self._features: dict[tuple, _FeatureStore] = {}
 
-    def fetch(self, control: Any, window: FrameWindow, device: torch.device) -> torch.Tensor | None:
+    def fetch(
+        self, control: Any, area: tuple[int, ...] | None, window: FrameWindow, device: torch.device
+    ) -> torch.Tensor | None:
         """The window's prepared hint, if all its frames are known."""
-        store = self._stores.get(id(control))
+        store = self._stores.get((id(control), area))
         if store is None or not store.known[window.index_list].all():
             return None
         return store.frames[window.index_list if store.per_frame else slice(None)].to(
             device, non_blocking=True
         )
 
-    def collect(self, control: Any, used: Any, window: FrameWindow) -> None:
+    def adapter_network(
+        self, control: Any, area: tuple[int, ...] | None, window: FrameWindow
+    ) -> WindowFeatures:
+        """What a window's copy of a T2I-Adapter has for a network."""
+        entries = window.num_frames if control.cond_hint_original.shape[0] > 1 else 1
+        store = self._features.setdefault((id(control), area), _FeatureStore(control, entries))
+        return WindowFeatures(store, window)
+
+    def collect(self, control: Any, area: tuple[int, ...] | None, used: Any, window: FrameWindow) -> None:
         """Keep what the copy ``used`` of ``control`` prepared for the window, if it prepared anything."""
         hint = getattr(used, "cond_hint", None)
         original = getattr(control, "cond_hint_original", None)
         if not isinstance(hint, torch.Tensor) or not isinstance(original, torch.Tensor):
             return
         per_frame = original.shape[0] > 1
-        store = self._stores.get(id(control))
+        store = self._stores.get((id(control), area))
         if store is None or store.frames.shape[1:] != hint.shape[1:]:
             entries = window.num_frames if per_frame else 1
             frames = torch.empty((entries, *hint.shape[1:]), dtype=hint.dtype, device=original.device)
@@ -107,7 +121,7 @@ class HintStore:
             store = _PreparedHint(
                 control, frames, torch.zeros(window.num_frames, dtype=torch.bool), per_frame
             )
-            self._stores[id(control)] = store
+            self._stores[id(control), area] = store
         if store.known[window.index_list].all():
             return
         if per_frame:
@@ -127,52 +141,121 @@ class _PreparedHint:
         self.per_frame = per_frame
 
 
-class WindowControls:
-    """The ControlNets of one window: one copy each, shared by all conds that use it.
+class WindowFeatures:
+    """Stands in for a T2I-Adapter's network in one window's copy: computes a frame's features once per run.
 
-    ComfyUI runs conds together only if they hold the same ControlNet object, so two copies would double the
-    model calls.
+    They depend on the hint alone, but ComfyUI would move the network to the GPU, run it and move it back for
+    every window of every step.
+    """
+
+    def __init__(self, store: _FeatureStore, window: FrameWindow) -> None:
+        self._store = store
+        self._window = window
+        self.unshuffle_amount = store.network.unshuffle_amount
+
+    def to(self, *_: Any) -> WindowFeatures:
+        """The network moves when it has something to do."""
+        return self
+
+    def cpu(self) -> WindowFeatures:
+        """Likewise."""
+        return self
+
+    def __call__(self, hint: torch.Tensor) -> dict[str, list[torch.Tensor | None]]:
+        """Features of the window's frames, as often as ``hint`` ((B*F, C, H, W), or one for all) holds
+        them."""
+        frames = self._window.index_list if hint.shape[0] > 1 else [0]
+        return self._store.features(frames, hint)
+
+
+class _FeatureStore:
+    """A T2I-Adapter's features of all frames (or of the one hint for all), where its original hints lie."""
+
+    def __init__(self, control: Any, entries: int) -> None:
+        self.control = control  # kept alive: its id is the key
+        self.network = control.t2i_model
+        self._entries = entries
+        self._known: set[int] = set()
+        self._kept: dict[str, list[torch.Tensor | None]] = {}
+
+    def features(self, frames: list[int], hint: torch.Tensor) -> dict[str, list[torch.Tensor | None]]:
+        missing = {frame: place for place, frame in enumerate(frames) if frame not in self._known}
+        if missing:
+            self.network.to(hint.device, hint.dtype)
+            self._keep(list(missing), self.network(hint[list(missing.values())]))
+            self.network.cpu()
+        videos = hint.shape[0] // len(frames)
+        return {
+            key: [
+                None if one is None else one[frames].to(hint.device).repeat(videos, 1, 1, 1) for one in kept
+            ]
+            for key, kept in self._kept.items()
+        }
+
+    def _keep(self, frames: list[int], features: dict[str, list[torch.Tensor | None]]) -> None:
+        device = self.control.cond_hint_original.device
+        if not self._kept:
+            self._kept = {
+                key: [
+                    None if one is None else one.new_empty((self._entries, *one.shape[1:]), device=device)
+                    for one in made
+                ]
+                for key, made in features.items()
+            }
+        for key, made in features.items():
+            for kept, one in zip(self._kept[key], made, strict=True):
+                if one is not None:
+                    kept[frames] = one.to(device)
+        self._known.update(frames)
+
+
+class WindowControls:
+    """The ControlNets of one window: one copy per size of its conds' areas, shared by all conds of that size.
+
+    ComfyUI runs conds of one size together only if they hold the same ControlNet object, so two copies would
+    double the model calls.
     """
 
     def __init__(self, window: FrameWindow, hints: HintStore, device: torch.device) -> None:
         self._window = window
         self._hints = hints
         self._device = device
-        self._copies: dict[int, tuple[Any, Any]] = {}
+        self._copies: dict[tuple, tuple[Any, Any]] = {}
 
-    def copy_of(self, control: Any) -> Any:
+    def copy_of(self, control: Any, area: tuple[int, ...] | None = None) -> Any:
         """The copy of a ControlNet, and of those chained before it, that sees this window's frames only."""
         if control is None:
             return None
-        if id(control) in self._copies:
-            return self._copies[id(control)][1]
+        if (id(control), area) in self._copies:
+            return self._copies[id(control), area][1]
         window = self._window
         # copy.copy and not control.copy(): the latter drops what the start of the run has set.
         used = copy.copy(control)
-        used.previous_controlnet = self.copy_of(getattr(control, "previous_controlnet", None))
+        used.previous_controlnet = self.copy_of(getattr(control, "previous_controlnet", None), area)
         if hasattr(control, "sub_idxs"):
             # Advanced-ControlNet cuts by itself (hints, masks, strengths) once it is told the indices.
             used.sub_idxs = list(window.index_list)
             used.full_latent_length = window.num_frames
             used.context_length = window.context_length
         else:
-            used.cond_hint = self._hints.fetch(control, window, self._device)
+            used.cond_hint = self._hints.fetch(control, area, window, self._device)
             original = getattr(control, "cond_hint_original", None)
             if isinstance(original, torch.Tensor):
                 used.cond_hint_original = window.get_tensor(original)
             extra = getattr(control, "extra_concat_orig", None)
             if extra:
                 used.extra_concat_orig = [window.get_tensor(tensor) for tensor in extra]
-            if hasattr(control, "control_input"):
-                used.control_input = None  # T2I-Adapter: its features of the last window
-        self._copies[id(control)] = (control, used)
+            if hasattr(control, "control_input"):  # T2I-Adapter: its features of the last window
+                used.control_input = None
+                used.t2i_model = self._hints.adapter_network(control, area, window)
+        self._copies[id(control), area] = (control, used)
         return used
 
     def collect_hints(self) -> None:
         """After the model call: keep the hints that the copies have prepared."""
-        for control, used in self._copies.values():
+        for (_, area), (control, used) in self._copies.items():
             if not hasattr(control, "sub_idxs"):
-                self._hints.collect(control, used, self._window)
+                self._hints.collect(control, area, used, self._window)
 
 
 def cut_conds(entries: list[dict] | None, window: FrameWindow, controls: WindowControls) -> list[dict] | None:
@@ -184,14 +267,14 @@ def cut_conds(entries: list[dict] | None, window: FrameWindow, controls: WindowC
     """
     if entries is None:
         return None
-    return [
-        {key: _cut_entry(key, value, window, controls) for key, value in entry.items()} for entry in entries
-    ]
+    return [{key: _cut_entry(key, entry, window, controls) for key in entry} for entry in entries]
 
 
-def _cut_entry(key: str, value: Any, window: FrameWindow, controls: WindowControls) -> Any:
+def _cut_entry(key: str, entry: dict, window: FrameWindow, controls: WindowControls) -> Any:
+    value = entry[key]
     if key == "control":
-        return controls.copy_of(value)
+        area = entry.get("area")  # sizes, then places
+        return controls.copy_of(value, None if area is None else tuple(area[: len(area) // 2]))
     if isinstance(value, torch.Tensor):
         # Besides masks, a first axis that is not the clip's may mean anything: such a tensor stays whole.
         per_frame = value.ndim > 0 and (key == "mask" or value.shape[0] == window.num_frames)
@@ -202,12 +285,13 @@ def _cut_entry(key: str, value: Any, window: FrameWindow, controls: WindowContro
 
 
 def _cut_cond(name: str, cond: Any, window: FrameWindow) -> Any:
-    if name == "num_video_frames" and isinstance(cond, comfy.conds.CONDConstant):
-        return cond._copy_with(window.context_length)
-    if isinstance(cond, comfy.conds.CONDRegular):
-        return cond._copy_with(window.get_tensor(cond.cond))
+    # Lists and constants first: in ComfyUI they are CONDRegular too.
+    if isinstance(cond, comfy.conds.CONDConstant):
+        return cond._copy_with(window.context_length) if name == "num_video_frames" else cond
     if isinstance(cond, comfy.conds.CONDList):
         return cond._copy_with([window.get_tensor(tensor) for tensor in cond.cond])
+    if isinstance(cond, comfy.conds.CONDRegular):
+        return cond._copy_with(window.get_tensor(cond.cond))
     if isinstance(cond, torch.Tensor) and cond.ndim > 0 and cond.shape[0] == window.num_frames:
         return window.get_tensor(cond)
     return cond

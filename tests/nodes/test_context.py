@@ -543,3 +543,81 @@ def test_callbacks_of_comfyuis_handler_are_called(animated, prompts):
     x_in, outputs, sub_conds, _, _, _, timestep, fused, *_ = combined[-1]
     assert len(outputs) == len(sub_conds) == len(fused) == 2
     assert fused[0].shape == x_in.shape and outputs[0].shape[0] == 8 and timestep.shape[0] == FRAMES
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"length": 10, "overlap": 3},
+        {"length": 8, "overlap": 3, "schedule": "looped_uniform", "closed_loop": True},
+        {"length": 8, "overlap": 3, "windows_per_batch": 3},
+    ],
+)
+@pytest.mark.parametrize("entries", [FRAMES, 5, 1])
+def test_every_kind_of_model_cond_reaches_its_frames(base, prompts, options, entries):
+    """c_concat (inpainting models), y/adm (SDXL, unCLIP), lists, and values that belong to no frame."""
+    model = windowed(base[0], **options)
+    calls = []
+
+    def record(executor, x, t, c_concat=None, c_crossattn=None, control=None, options=None, **kwargs):
+        calls.append((options, {"c_concat": c_concat, **kwargs}))
+        return executor(x, t, None, c_crossattn, control, options)
+
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "record", record)
+    extra = {
+        "model_conds": {
+            "c_concat": comfy.conds.CONDNoiseShape(per_frame((entries, 5, 4, 4), entries)),
+            "y": comfy.conds.CONDRegular(per_frame((entries, 7), entries)),
+            "ref_latents": comfy.conds.CONDList([per_frame((entries, 4, 2, 2), entries)] * 2),
+            "num_video_frames": comfy.conds.CONDConstant(FRAMES),
+            "mode": comfy.conds.CONDConstant("index"),
+            "nothing": comfy.conds.CONDConstant(None),
+        }
+    }
+    conds = [[[prompt[0][0], {**prompt[0][1], **extra}]] for prompt in prompts]
+    sample(model, conds, steps=2)
+    assert calls
+    for options, seen in calls:
+        window = options["context_window"]
+        expected = [index % entries for index in window.index_list] * 2  # positive and negative
+        for tensor in (seen["c_concat"], seen["y"], *seen["ref_latents"]):
+            assert tensor.flatten(1)[:, 0].tolist() == expected
+        assert seen["num_video_frames"] == window.context_length
+        assert seen["mode"] == "index"
+        assert seen["nothing"] is None
+
+
+def test_gligen_sees_the_frames_of_a_window(base, prompts):
+    model = windowed(base[0], length=10, overlap=3)
+    shapes = []
+
+    class Positions(torch.nn.Module):
+        def set_position(self, shape, boxes, device):
+            shapes.append((tuple(shape), boxes))
+            return lambda x, options: x
+
+    def patcher():
+        return new_patcher(Positions(), patcher)
+
+    boxes = [(torch.zeros(1, 8), 1, 1, 0, 0)]
+    conds = [[prompts[0][0][0], {**prompts[0][0][1], "gligen": ("position", patcher(), boxes)}]]
+    gated = sample(model, (conds, prompts[1]), steps=1)
+    assert {shape for shape, _ in shapes} == {(10, 4, 4, 4)}
+    assert all(seen is boxes for _, seen in shapes)
+    # One more model call, so fp32 rounds otherwise; nothing else may differ.
+    torch.testing.assert_close(gated, sample(model, prompts, steps=1), rtol=0, atol=1e-3)
+
+
+def test_hints_are_prepared_once_for_every_size(animated, prompts):
+    """One ControlNet for the whole picture and for an area of it."""
+    model = windowed(animated[0], length=8, overlap=2)
+    images = []
+    control = recording_control(
+        lambda image: images.append(tuple(image.shape)), per_frame((FRAMES, 3, 32, 32))
+    )
+    whole = {**prompts[0][0][1], "control": control, "control_apply_to_uncond": True}
+    area = {**whole, "area": (2, 2, 1, 1)}
+    positive = [[prompts[0][0][0], whole], [prompts[0][0][0], area]]
+    sample(model, (positive, prompts[1]), steps=3)
+    assert sorted(set(images)) == [(8, 3, 16, 16), (8, 3, 32, 32)]
+    assert len(images) == 2 * 4  # once per window and size, in whatever step

@@ -121,3 +121,18 @@ def test_hints_in_windows(base, motion_module, kind):
     windows = ContextWindows.execute(model=model, length=4, overlap=2)[0]
     plain = sample(model, prompts, control, hint)
     assert torch.allclose(sample(windows, prompts, control, hint), plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("images", [FRAMES, 3, 1])
+@pytest.mark.parametrize("together", [1, 2])
+def test_an_adapters_features_are_computed_once_per_frame(base, images, together):
+    model, prompts = base
+    control, hint = t2i_adapter(model), hints()[:images]
+    plain = sample(model, prompts, control, hint)
+    frames = []
+    control.t2i_model.register_forward_pre_hook(lambda net, args: frames.append(args[0].shape[0]))
+    windows = ContextWindows.execute(model=model, length=4, overlap=2, windows_per_batch=together)[0]
+    assert torch.allclose(sample(windows, prompts, control, hint), plain, atol=1e-4)
+    assert sum(frames) == (FRAMES if images > 1 else 1)
+    sample(windows, prompts, control, 1 - hint)
+    assert sum(frames) == 2 * (FRAMES if images > 1 else 1)  # nothing of a run stays behind
