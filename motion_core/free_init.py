@@ -11,6 +11,7 @@ highest that a grid can hold.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -83,6 +84,22 @@ def diffuse(latents: torch.Tensor, noise: torch.Tensor, sigma: float) -> torch.T
     """
     alpha = 1.0 / (1.0 + sigma**2)
     return alpha**0.5 * latents + (1.0 - alpha) ** 0.5 * noise
+
+
+def start_scale(sigma: float, sigma_max: float) -> float:
+    """Factor on noise of variance 1 that makes ComfyUI start from ``sqrt(1 + sigma**2)`` times that noise.
+
+    That is the clean clip plus ``sigma`` times the noise, if the noise came from :func:`diffuse`. ComfyUI
+    multiplies by this root itself where a run begins at the highest level, and by ``sigma`` where it begins
+    lower, as it does with the schedule ``ddim_uniform``.
+
+    Args:
+        sigma: the run's first noise level.
+        sigma_max: the model's highest.
+    """
+    if sigma > sigma_max or math.isclose(sigma, sigma_max, rel_tol=1e-5):
+        return 1.0
+    return (1.0 + sigma**2) ** 0.5 / sigma
 
 
 def mix_frequencies(noisy: torch.Tensor, fresh: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,10 @@ import latent_preview
 from comfy_api.latest import io
 
 from ..motion_core.context import FUSE_METHODS, SCHEDULES, ContextOptions
+from ..motion_core.frame_noise import FrameNoise
 from .compat import logger, make_schema
 from .context_handler import ContextSettings, ContextStage, put_on, settings_on
+from .frame_noise import NoiseSource
 from .load import CATEGORY
 
 
@@ -88,6 +90,15 @@ def windows_per_batch_input() -> io.Input:
             "Windows evaluated together in one model call: faster on a GPU at small sizes, with more memory "
             "and the same result. 0 chooses by size and free memory."
         ),
+    )
+
+
+def noise_input() -> io.Input:
+    """The socket for noise of another kind than KSampler's."""
+    return io.Noise.Input(
+        "noise",
+        optional=True,
+        tooltip="Start noise, from Frame Noise or Random Noise. Its seed then counts instead of `seed`.",
     )
 
 
@@ -230,6 +241,7 @@ class ContextSampler(io.ComfyNode):
                 ),
                 *context_inputs(),
                 windows_per_batch_input(),
+                noise_input(),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The denoised frames.")],
         )
@@ -254,6 +266,7 @@ class ContextSampler(io.ComfyNode):
         fuse: str = "pyramid",
         closed_loop: bool = False,
         windows_per_batch: int = 0,
+        noise: io.Noise.Type | None = None,
     ) -> io.NodeOutput:
         stage = ContextStage(0.0, read_options(length, overlap, stride, schedule, fuse, closed_loop))
         if (present := settings_on(model)) is not None:
@@ -264,13 +277,14 @@ class ContextSampler(io.ComfyNode):
             )
         model = with_context(model, ContextSettings((stage,), windows_per_batch))
         frames = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
-        noise = comfy.sample.prepare_noise(frames, seed, latent_image.get("batch_index"))
+        noise = noise or NoiseSource(FrameNoise(seed=seed))
+        start = noise.generate_noise({**latent_image, "samples": frames})
         samples = comfy.sample.sample(
-            *(model, noise, steps, cfg, sampler_name, scheduler, positive, negative, frames),
+            *(model, start, steps, cfg, sampler_name, scheduler, positive, negative, frames),
             denoise=denoise,
             noise_mask=latent_image.get("noise_mask"),
             callback=latent_preview.prepare_callback(model, steps),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=seed,
+            seed=noise.seed,
         )
         return io.NodeOutput({**latent_image, "samples": samples})

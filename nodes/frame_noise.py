@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import comfy.sample
 import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
@@ -26,6 +27,9 @@ class NoiseSource:
         """Noise for a latent, on the CPU; frames cut out of a batch keep the noise of their place in it."""
         samples = input_latent["samples"]
         places = input_latent.get("batch_index")
+        if self.noise.kind == "independent" and self.noise.frame_seeds is None:
+            # ComfyUI's own, which draws cut frames one by one: at odd sizes not the numbers of a whole batch.
+            return comfy.sample.prepare_noise(samples, self.noise.seed, places)
         num_frames = samples.shape[0] if places is None else max(places) + 1
         frames = draw_frame_noise(self.noise, (num_frames, *samples.shape[1:])).to(samples.dtype)
         return frames if places is None else frames[torch.tensor(places)]
@@ -43,7 +47,7 @@ class FrameNoiseNode(io.ComfyNode):
             description=(
                 "Start noise for clips. How alike the noises of the frames are decides how alike the frames "
                 "come out; for clips of several context windows freenoise keeps the windows together. "
-                "Connect it to SamplerCustomAdvanced."
+                "Connect it to SamplerCustomAdvanced, Context Sampler or FreeInit Sampler."
             ),
             search_aliases=["freenoise", "shared noise", "animatediff noise", "seed per frame"],
             inputs=[
@@ -104,7 +108,9 @@ class FrameNoiseNode(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Noise.Output(display_name="noise", tooltip="For SamplerCustomAdvanced and Add Noise."),
+                io.Noise.Output(
+                    display_name="noise", tooltip="For every sampler with a noise socket, and Add Noise."
+                ),
                 io.Latent.Output(
                     display_name="noise_latent",
                     tooltip="The bare noise in the shape of `latent`, for nodes that take noise as a latent.",

@@ -9,6 +9,7 @@ import latent_preview
 import torch
 from comfy_api.latest import io
 
+from ..motion_core.frame_noise import FrameNoise
 from ..motion_core.free_init import (
     FILTERS,
     LowPass,
@@ -16,9 +17,11 @@ from ..motion_core.free_init import (
     diffuse,
     low_pass_filter,
     mix_frequencies,
+    start_scale,
 )
 from .compat import make_schema
-from .context import sampler_inputs
+from .context import noise_input, sampler_inputs
+from .frame_noise import NoiseSource
 from .load import CATEGORY
 
 
@@ -79,6 +82,7 @@ class FreeInitSampler(io.ComfyNode):
                     default=False,
                     tooltip="Fewer steps in the first iterations: quicker, a little less steady.",
                 ),
+                noise_input(),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The frames of the last iteration.")],
         )
@@ -101,6 +105,7 @@ class FreeInitSampler(io.ComfyNode):
         temporal_cutoff: float = 0.25,
         order: int = 4,
         coarse_to_fine: bool = False,
+        noise: io.Noise.Type | None = None,
     ) -> io.NodeOutput:
         empty = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
         if torch.count_nonzero(empty):
@@ -112,21 +117,33 @@ class FreeInitSampler(io.ComfyNode):
         keep = low_pass_filter(low_pass, empty.shape[0], *empty.shape[-2:])
         sigma_max = float(model.get_model_object("model_sampling").sigma_max)
         process_in = model.get_model_object("process_latent_in")
-        first = noise = comfy.sample.prepare_noise(empty, seed)
+        noise = noise or NoiseSource(FrameNoise(seed=seed))
+        latent = {**latent_image, "samples": empty}
+        first = start = noise.generate_noise(latent)
         samples = empty
         for iteration in range(1, iterations + 1):
-            if iteration > 1:
-                # Always the first noise: the clip goes back along the way it came (FreeInit, section 4.1).
-                noisy = diffuse(process_in(samples), first, sigma_max)
-                noise = mix_frequencies(noisy, comfy.sample.prepare_noise(empty, seed + iteration - 1), keep)
             now = _steps(coarse_to_fine, steps, iteration, iterations)
+            if iteration > 1:
+                sigma = _first_sigma(model, now, sampler_name, scheduler)
+                # Always the first noise: the clip goes back along the way it came (FreeInit, section 4.1).
+                noisy = diffuse(process_in(samples), first, sigma)
+                fresh = NoiseSource(FrameNoise(seed=(noise.seed + iteration - 1) % 2**64))
+                start = mix_frequencies(noisy, fresh.generate_noise(latent), keep)
+                start *= start_scale(sigma, sigma_max)
             samples = comfy.sample.sample(
-                *(model, noise, now, cfg, sampler_name, scheduler, positive, negative, empty),
+                *(model, start, now, cfg, sampler_name, scheduler, positive, negative, empty),
+                noise_mask=latent_image.get("noise_mask"),
                 callback=latent_preview.prepare_callback(model, now),
                 disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-                seed=seed,
+                seed=noise.seed,
             )
         return io.NodeOutput({**latent_image, "samples": samples})
+
+
+def _first_sigma(model: io.Model.Type, steps: int, sampler_name: str, scheduler: str) -> float:
+    """Noise level from which KSampler starts."""
+    sampler = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler)
+    return float(sampler.sigmas[0])
 
 
 def _steps(quick: bool, steps: int, iteration: int, iterations: int) -> int:

@@ -11,6 +11,7 @@ from animatediff_flipbook.motion_core.free_init import (
     diffuse,
     low_pass_filter,
     mix_frequencies,
+    start_scale,
 )
 
 SIZE = (16, 32, 24)  # F, H, W
@@ -107,6 +108,11 @@ def test_diffuse_scales_by_the_noise_level():
     torch.testing.assert_close(
         diffuse(clean, start, sigma) * math.sqrt(1 + sigma**2), clean + sigma * start, rtol=1e-5, atol=1e-4
     )
+
+
+def test_start_scale_makes_up_for_what_comfyui_multiplies_by():
+    assert start_scale(14.6, 14.6) == start_scale(14.6 * (1 + 1e-6), 14.6) == start_scale(20.0, 14.6) == 1.0
+    assert start_scale(10.0, 14.6) * 10.0 == pytest.approx(math.sqrt(101.0))
 
 
 def test_coarse_to_fine_ends_with_all_steps():

@@ -11,11 +11,12 @@ from animatediff_flipbook.motion_core.free_init import (
     low_pass_filter,
     mix_frequencies,
 )
-from animatediff_flipbook.nodes.context import ContextWindows
+from animatediff_flipbook.nodes.context import ContextSampler, ContextWindows
 from animatediff_flipbook.nodes.context_preview import STRAIGHT, WRAPPED, ContextPreview
 from animatediff_flipbook.nodes.frame_noise import FrameNoiseNode, read_seeds
 from animatediff_flipbook.nodes.free_init import FreeInitSampler
 from animatediff_flipbook.nodes.prompt_schedule import FloatSchedule, PromptSchedule
+from comfy.patcher_extension import WrappersMP
 from comfy_execution.graph_utils import ExecutionBlocker
 
 
@@ -168,6 +169,33 @@ def test_frames_cut_from_a_batch_keep_their_noise():
     assert torch.equal(part, whole[[2, 5, 7]])
 
 
+@pytest.mark.parametrize("places", [None, [2, 5, 7], [0, 0, 9]])
+@pytest.mark.parametrize("size", [3, 4, 5, 8])
+def test_independent_noise_is_ksamplers_at_every_size(size, places):
+    """Also of frames cut out of a batch, which ComfyUI draws one by one."""
+    source = FrameNoiseNode.execute("independent", 9).args[0]
+    cut = latent(3, size) if places is None else {**latent(3, size), "batch_index": places}
+    assert torch.equal(source.generate_noise(cut), comfy.sample.prepare_noise(cut["samples"], 9, places))
+
+
+def test_context_sampler_takes_noise(base):
+    model, clip = base
+    source = FrameNoiseNode.execute("constant", 4).args[0]
+    conds = [encode(clip, "a red circle")], [encode(clip, "")]
+
+    def run(seed, sampler="euler", **more):
+        with torch.inference_mode():
+            return ContextSampler.execute(
+                model, seed, 2, 1.0, sampler, "normal", *conds, latent(), length=4, overlap=1, **more
+            ).args[0]["samples"]
+
+    out = run(9, noise=source)
+    torch.testing.assert_close(out[1], out[0])  # frames of one noise, no motion module: one picture
+    # The seed is the noise's, for samplers that draw more on the way too.
+    assert torch.equal(run(9, "euler_ancestral", noise=source), run(8, "euler_ancestral", noise=source))
+    assert torch.equal(run(9, noise=FrameNoiseNode.execute("independent", 5).args[0]), run(5))
+
+
 def test_seeds_of_frames():
     assert read_seeds(" 5, 5\n9 ") == (5, 5, 9)
     assert read_seeds(" ") is None
@@ -193,13 +221,13 @@ def free_init(base, **options):
         ).args[0]["samples"]
 
 
-def plain(base, noise):
+def plain(base, noise, seed=7):
     model, clip = base
     with torch.inference_mode():
         return comfy.sample.sample(
             *(model, noise, 2, 1.0, "euler", "normal", [encode(clip, "a red circle")], [encode(clip, "")]),
             latent()["samples"],
-            seed=7,
+            seed=seed,
         )
 
 
@@ -212,13 +240,67 @@ def test_second_iteration_starts_from_the_mixed_noise(base):
     model, _ = base
     first = comfy.sample.prepare_noise(latent()["samples"], 7)
     clean = model.model.process_latent_in(plain(base, first))
-    noisy = diffuse(clean, first, float(model.get_model_object("model_sampling").sigma_max))
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 2)
+    noisy = diffuse(clean, first, float(sigmas[0]))
     keep = low_pass_filter(LowPass("butterworth", 0.5, 0.25, 2), 8, 4, 4)
     mixed = mix_frequencies(noisy, comfy.sample.prepare_noise(latent()["samples"], 8), keep)
     got = free_init(base, iterations=2, filter="butterworth", spatial_cutoff=0.5, order=2)
     assert torch.equal(got, plain(base, mixed))
     assert torch.equal(got, free_init(base, iterations=2, filter="butterworth", spatial_cutoff=0.5, order=2))
     assert not torch.equal(got, plain(base, first))
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+@pytest.mark.parametrize("scheduler", comfy.samplers.SCHEDULER_NAMES)
+def test_second_iteration_starts_at_the_schedules_first_noise_level(base, scheduler, steps):
+    """With everything kept it is the first clip plus the first noise at that level, whatever the level."""
+    model, clip = base
+    calls = []
+
+    def record(executor, x, t, *args, **kwargs):
+        calls.append((x.clone(), float(t[0])))
+        return executor(x, t, *args, **kwargs)
+
+    recorded = model.clone()
+    recorded.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "record", record)
+    conds = [encode(clip, "a red circle")], [encode(clip, "")]
+
+    def run(model, iterations):
+        everything = {"filter": "box", "spatial_cutoff": 2.0, "temporal_cutoff": 2.0}
+        arguments = (model, 7, steps, 1.0, "euler", scheduler, *conds, latent())
+        with torch.inference_mode():
+            return FreeInitSampler.execute(*arguments, iterations=iterations, **everything).args[0]["samples"]
+
+    run(recorded, 2)
+    clean = model.model.process_latent_in(run(model, 1))
+    start, sigma = calls[len(calls) // 2]
+    assert sigma == calls[0][1]
+    expected = clean + sigma * comfy.sample.prepare_noise(latent()["samples"], 7)
+    assert (start - expected).norm() < 1e-4 * expected.norm()
+
+
+def test_free_init_counts_seeds_on_from_the_last_one(base):
+    model, clip = base
+    conds = [encode(clip, "a red circle")], [encode(clip, "")]
+    with torch.inference_mode():
+        arguments = (model, 2**64 - 1, 2, 1.0, "euler", "normal", *conds, latent())
+        out = FreeInitSampler.execute(*arguments, iterations=2).args[0]["samples"]
+    assert torch.isfinite(out).all()
+
+
+def test_free_init_respects_a_noise_mask(base):
+    mask = torch.zeros(8, 4, 4)
+    mask[:, :, 2:] = 1.0
+    out = free_init(base, iterations=2, latent_image={**latent(), "noise_mask": mask})
+    assert out[..., :2].abs().max() < 1e-4  # as empty as the latent
+    assert out[..., 2:].abs().max() > 0.1
+
+
+def test_free_init_takes_noise(base):
+    source = FrameNoiseNode.execute("mixed", 3).args[0]
+    first = source.generate_noise(latent())
+    assert torch.equal(free_init(base, iterations=1, noise=source), plain(base, first, seed=3))
+    assert not torch.equal(free_init(base, iterations=2, noise=source), plain(base, first, seed=3))
 
 
 def test_free_init_refuses_a_latent_with_pictures(base):
