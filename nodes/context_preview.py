@@ -34,9 +34,9 @@ class ContextPreview(io.ComfyNode):
             display_name="Context Preview",
             category=CATEGORY,
             description=(
-                "Draws which frames the context windows of a model hold at every step and what each frame "
-                "counts in them: one row per window, frames from left to right, the darker the more. Windows "
-                "that run over the end into the beginning are orange."
+                "Draws which frames the context windows of a model hold at every step of a run and what each "
+                "frame counts in them: one row per window, frames from left to right, the darker the more. "
+                "Windows that run over the end into the beginning are orange."
             ),
             search_aliases=["visualize context", "context windows view"],
             inputs=[
@@ -47,7 +47,10 @@ class ContextPreview(io.ComfyNode):
                     default=4,
                     min=1,
                     max=50,
-                    tooltip="Steps to draw, evenly over the noise schedule.",
+                    tooltip=(
+                        "Steps of the run, all of which are drawn: those of a whole run with the scheduler "
+                        "normal. Give it the sampler's number of steps to see its windows."
+                    ),
                 ),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The drawing.")],

@@ -328,3 +328,38 @@ def test_preview_draws_every_window(base, tmp_path, monkeypatch):
 def test_preview_wants_context_windows(base):
     with pytest.raises(ValueError, match="Put Context Windows in front"):
         ContextPreview.execute(base[0])
+
+
+def test_preview_draws_the_steps_of_a_run(base, tmp_path, monkeypatch):
+    """Band for band the windows that a sampler with as many steps is given."""
+    import folder_paths
+    from animatediff_flipbook.nodes import context_preview
+    from animatediff_flipbook.nodes.context_handler import ContextRun
+
+    monkeypatch.setattr(folder_paths, "get_temp_directory", lambda: str(tmp_path))
+    model, clip = base
+    model = ContextWindows.execute(
+        model, length=4, overlap=1, schedule="looped_uniform", start_percent=0.3
+    ).args[0]
+    drawn, planned = [], []
+    band, plan = context_preview._band, ContextRun.plan
+
+    def recorded_band(*arguments):
+        title, rows = band(*arguments)
+        if title[-1] != "whole clip":
+            drawn.append([window.indices for window, _ in rows])
+        return title, rows
+
+    def recorded_plan(self, *arguments):
+        planned.append(list(plan(self, *arguments).windows))
+        return plan(self, *arguments)
+
+    monkeypatch.setattr(context_preview, "_band", recorded_band)
+    monkeypatch.setattr(ContextRun, "plan", recorded_plan)
+    ContextPreview.execute(model, 10, 6)
+    conds = [encode(clip, "a red circle")], [encode(clip, "")]
+    noise = comfy.sample.prepare_noise(latent(10)["samples"], 1)
+    with torch.inference_mode():
+        comfy.sample.sample(model, noise, 6, 1.0, "euler", "normal", *conds, latent(10)["samples"], seed=1)
+    assert 1 < len(planned) < 6
+    assert drawn == planned
