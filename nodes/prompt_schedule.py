@@ -13,7 +13,7 @@ from ..motion_core.value_schedule import (
     pad_tokens,
     prompt_schedule,
 )
-from .compat import make_schema
+from .compat import logger, make_schema
 from .load import CATEGORY
 
 Floats = io.Custom("FLOATS")
@@ -121,7 +121,15 @@ def travel(clip: io.Clip.Type, schedule: Schedule, interpolation: str) -> list:
     conditioning = []
     # More than one entry per prompt only if hooks change the text encoder over the steps: the same for all.
     for entries in zip(*encoded, strict=True):
-        frames = blend_tensors(pad_tokens([cond for cond, _ in entries]), blends, interpolation)
+        prompts = pad_tokens([cond for cond, _ in entries])
+        sizes = sorted({cond.shape[1] for cond, _ in entries})
+        if any(prompts[0].shape[1] % size for size in sizes):
+            logger.warning(
+                "Prompts of %s tokens have no common length worth its cost: shorter ones are filled with "
+                "zeros and look a little different than alone. Make them about equally long.",
+                " and ".join(map(str, sizes)),
+            )
+        frames = blend_tensors(prompts, blends, interpolation)
         extra = dict(entries[0][1])
         pooled = [options.get("pooled_output") for _, options in entries]
         if all(isinstance(one, torch.Tensor) for one in pooled):

@@ -363,3 +363,16 @@ def test_preview_draws_the_steps_of_a_run(base, tmp_path, monkeypatch):
         comfy.sample.sample(model, noise, 6, 1.0, "euler", "normal", *conds, latent(10)["samples"], seed=1)
     assert 1 < len(planned) < 6
     assert drawn == planned
+
+
+def test_prompts_too_different_to_be_repeated_are_said(base, caplog):
+    _, clip = base
+    one, five, six = (", ".join(["a blue square"] * count) for count in (1, 45, 55))
+    PromptSchedule.execute(clip, f"0: {one} / 4: {five}", 5)
+    assert not caplog.records
+    sizes = sorted(encode(clip, text)[0].shape[1] for text in (five, six))
+    PromptSchedule.execute(clip, f"0: {five} / 4: {six}", 5)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Prompts of {sizes[0]} and {sizes[1]} tokens have no common length worth its cost: shorter ones are "
+        "filled with zeros and look a little different than alone. Make them about equally long."
+    ]
