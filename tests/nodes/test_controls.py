@@ -92,7 +92,7 @@ def test_hints_of_single_frames_with_a_motion_module(base, motion_module, kind, 
 
     alone, alone_other = (sample(model, prompts, control, each) for each in (hint, other))
     moved = (alone - alone_other).abs().flatten(1).amax(1)
-    assert moved[-1] > 1e-3, "the hint is seen"
+    assert moved[-1] > 1e-4, "the hint is seen"
     assert moved[:-1].max() < 1e-5, "by its frame alone"
 
     together, together_other = (sample(animated, prompts, control, each) for each in (hint, other))
