@@ -339,8 +339,8 @@ def run_with_context(executor: Any, *args: Any, **kwargs: Any) -> Any:
         if windowed and self_attention_guidance_is_on(guider.model_options):
             raise ValueError(
                 "Self-Attention Guidance keeps the attention of one model call and cannot be used with "
-                f"context windows, which this clip of {num_frames} frames needs. Take Self-Attention "
-                "Guidance off the model, or generate no more frames than one window holds."
+                f"context windows, which this clip of {num_frames} frames has. Take one of the two off the "
+                "model."
             )
         # The guider's options are a copy for this run already; nothing outlives it.
         guider.model_options["context_handler"] = handler.for_run(
