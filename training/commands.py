@@ -14,7 +14,7 @@ from ..motion_core.lora import read_lora, save_domain_adapter, save_motion_lora
 from ..motion_core.recognise import recognise
 from .base_model import BaseModel, autocast, pick_device
 from .config import RunConfig
-from .dataset import Batch, ClipData
+from .dataset import Batch, ClipData, stacked
 from .denoiser import Denoiser, build, trained_tensors
 from .encode import LiveEncodings
 from .objective import Objective
@@ -77,7 +77,7 @@ def sample(config: RunConfig, prompts: list[str], folder: Path) -> list[Path]:
     written = []
     for number, prompt in enumerate(prompts):
         texts = [model.base.encode_text(text) for text in (prompt, settings.negative)]
-        context = torch.stack([states for states, _ in texts]).to(device)
+        context = stacked([states for states, _ in texts]).to(device)
         pooled = None if texts[0][1] is None else torch.stack([vector for _, vector in texts])
         y = model.base.vector_condition(pooled, width, height)
         y = None if y is None else y.to(device)

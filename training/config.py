@@ -102,7 +102,7 @@ class SourceConfig:
     media_root: str = ""
     """Folder that relative paths in a .jsonl or .csv start from. Empty: the list's own folder."""
     frame_folders: bool = False
-    """Each sub-folder with images is one clip, its frames in order of name."""
+    """Each sub-folder with images is one clip, its frames in order of name and already at `data.fps`."""
     repeats: int = 1
     """How often everything here is seen per epoch."""
 

@@ -13,6 +13,7 @@ import json
 import logging
 import re
 import tarfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from .files import write_json
 from .video import MEDIA_ENDINGS, PICTURE_ENDINGS, VIDEO_ENDINGS
 
 log = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_WRITES = 60.0
+"""Of the remembered hashes."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,8 @@ class MediaFile:
 
     @property
     def name(self) -> str:
-        """For messages."""
-        return f"{self.path.name}/{self.member}" if self.member else str(self.path)
+        """Tells it from every other file."""
+        return f"{self.path}/{self.member}" if self.member else str(self.path)
 
     def content(self) -> Path | bytes:
         """What the decoder takes: a path, or a tar member's bytes."""
@@ -250,19 +254,24 @@ def _tar(path: Path) -> Iterator[Entry]:
 def content_hashes(files: Sequence[MediaFile], memo: Path) -> list[str]:
     """Content hash of each file; hashes of unchanged files are remembered in ``memo``."""
     known = json.loads(memo.read_text(encoding="utf-8")) if memo.is_file() else {}
-    hashes, changed = [], False
-    for file in files:
-        key, stamp = file.name, file.stamp()
-        entry = known.get(key)
-        if entry is None or entry["stamp"] != stamp:
-            digest = file.content_hash()
-            if entry is not None and entry["hash"] != digest:
-                log.warning("%s has changed since it was cached; it is encoded again", file.name)
-            known[key] = {"stamp": stamp, "hash": digest}
-            changed = True
-        hashes.append(known[key]["hash"])
-    if changed:
-        write_json(memo, known)
+    hashes, changed, last = [], False, time.monotonic()
+    try:
+        for file in files:
+            key, stamp = file.name, file.stamp()
+            entry = known.get(key)
+            if entry is None or entry["stamp"] != stamp:
+                digest = file.content_hash()
+                if entry is not None and entry["hash"] != digest:
+                    log.warning("%s has changed since it was cached; it is encoded again", file.name)
+                known[key] = {"stamp": stamp, "hash": digest}
+                changed = True
+            hashes.append(known[key]["hash"])
+            if changed and time.monotonic() - last > SECONDS_BETWEEN_WRITES:
+                write_json(memo, known)
+                changed, last = False, time.monotonic()
+    finally:  # reading terabytes takes hours: what is done stays done
+        if changed:
+            write_json(memo, known)
     return hashes
 
 

@@ -570,6 +570,8 @@ class _Run:
         if self.data.too_short:
             some = ", ".join(self.data.too_short[:5])
             log.warning("%d files are too short and left out: %s", len(self.data.too_short), some)
+        if self.config.train.batch_size > 1:
+            self.data.require_common_length()
         if not self.encodings.has_variance(self.data.tracks[0]):
             log.info("This VAE gives points, no distributions: latents are the same in every epoch")
 

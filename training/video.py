@@ -45,6 +45,19 @@ REPEATS_TOLERATED = 0.02
 class Unreadable(Exception):
     """A file that cannot be used, with the reason as text."""
 
+    passing: bool = False
+    """Whether the machine had an error (no memory, too many open files), and the file may be fine."""
+
+    @classmethod
+    def by(cls, error: BaseException) -> Unreadable:
+        """From what a decoder raised."""
+        unreadable = cls(f"{type(error).__name__}: {error}")
+        # What decoders say of a file's content carries no number of the operating system.
+        unreadable.passing = isinstance(error, MemoryError) or (
+            isinstance(error, OSError) and error.errno is not None
+        )
+        return unreadable
+
 
 @dataclass(frozen=True)
 class TimedFrame:
@@ -67,7 +80,8 @@ def timed_frames(source: Path | bytes, name: str, background: str) -> Iterator[T
     """All frames of a file in order.
 
     Args:
-        source: a file, a folder of frames (numbered 0, 1, 2 seconds; they have no times), or a file's bytes.
+        source: a file, a file's bytes, or a folder of frames, which have no times and are numbered 0, 1, 2:
+            take every one of them, for they count as being at the wanted rate.
         name: file name, for its ending.
         background: colour behind transparency, ``#rrggbb``.
 
@@ -114,7 +128,7 @@ def _pictures(source: Path | bytes, name: str, background: str) -> Iterator[Time
                 yield TimedFrame(time, _opaque(image, background).copy())
                 time += (image.info.get("duration") or 100) / 1000
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
-        raise Unreadable(f"{type(error).__name__}: {error}") from error
+        raise Unreadable.by(error) from error
 
 
 def _video(source: Path | bytes, name: str, background: str) -> Iterator[TimedFrame]:
@@ -134,7 +148,7 @@ def _video(source: Path | bytes, name: str, background: str) -> Iterator[TimedFr
                 start = time if start is None else start
                 yield TimedFrame(max(time - start, 0.0), _upright(frame, background))
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise Unreadable(f"{type(error).__name__}: {error}") from error
+        raise Unreadable.by(error) from error
 
 
 def _upright(frame: av.VideoFrame, background: str) -> Image.Image:

@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 from animatediff_flipbook.training.config import DataConfig, SourceConfig
-from animatediff_flipbook.training.media import content_hashes, list_media
+from animatediff_flipbook.training.media import MediaFile, content_hashes, list_media
 
 
 def listed(*sources: SourceConfig, **settings) -> list[tuple[str, str]]:
@@ -109,3 +109,37 @@ def test_hashes_are_remembered_and_changes_noticed(clips, tmp_path, caplog):
     shutil.copy(clips / "clip1.mp4", video)
     assert content_hashes(list_media([source], DataConfig()), memo) != first
     assert [r for r in caplog.records if "has changed" in r.message]
+
+
+def test_hashes_survive_an_interruption(clips, tmp_path, monkeypatch):
+    files = list_media([SourceConfig(path=str(clips))], DataConfig())
+    memo = tmp_path / "memo.json"
+    hashed = []
+    content_hash = MediaFile.content_hash
+
+    def stops(self):
+        if len(hashed) == 3:
+            raise KeyboardInterrupt
+        hashed.append(self.name)
+        return content_hash(self)
+
+    monkeypatch.setattr(MediaFile, "content_hash", stops)
+    with pytest.raises(KeyboardInterrupt):
+        content_hashes(files, memo)
+    monkeypatch.setattr(
+        MediaFile, "content_hash", lambda self: hashed.append(self.name) or content_hash(self)
+    )
+    content_hashes(files, memo)
+    assert hashed == [file.name for file in files], "each is read once"
+
+
+def test_tars_of_the_same_name_are_told_apart(clips, tmp_path, monkeypatch):
+    for number, folder in enumerate(("train", "held")):
+        (tmp_path / folder).mkdir()
+        with tarfile.open(tmp_path / folder / "0000.tar", "w") as archive:
+            archive.add(clips / f"clip{number}.mp4", "000.mp4")
+    sources = [SourceConfig(path=str(tmp_path / folder / "0000.tar")) for folder in ("train", "held")]
+    files = list_media(sources, DataConfig())
+    first = content_hashes(files, tmp_path / "memo.json")
+    monkeypatch.setattr(MediaFile, "content_hash", None)  # nothing is left to hash
+    assert content_hashes(files, tmp_path / "memo.json") == first
