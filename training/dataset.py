@@ -73,7 +73,7 @@ class ClipData:
             if self._frames_of(track) is None:
                 self.too_short.append(track.file.name)
             else:
-                self.tracks.extend([track] * max(track.file.repeats, 0))
+                self.tracks.extend([track] * track.file.repeats)
         if not self.tracks:
             raise ValueError(
                 f"Every file has fewer frames than a clip of data.frames = {config.data.frames} with "
