@@ -48,6 +48,9 @@ from .validate import held_out, validation_loss
 
 log = logging.getLogger(__name__)
 
+OPTIMIZER_SETTINGS = ("optimizer.name", "optimizer.arguments", "optimizer.lora_plus_ratio")
+"""Settings that live on in a state; changed ones could not take effect when it is resumed."""
+
 STEPS_TO_GRADIENT = 3
 """After as many steps every trained tensor must have had a gradient: fresh LoRA factors and fresh modules
 behind a zero projection get theirs in the second."""
@@ -293,7 +296,8 @@ class _Run:
                     self._save()
         interrupted = self.step < steps
         if interrupted:
-            self._save()
+            if self.last_good != self.step:
+                self._save()
             log.warning("Interrupted after step %d; go on with --resume", self.step)
         file = None if interrupted else self._export(self.folder / f"{config.name}.safetensors", final=True)
         recent = self._losses[-50:]
@@ -463,11 +467,13 @@ class _Run:
 
     @contextmanager
     def _result_weights(self) -> Iterator[None]:
-        """The weights that would be exported: averaged ones, if there are any."""
+        """The model as it would be exported: averaged weights, if there are any, and no dropout."""
         with ExitStack() as stack:
-            stack.enter_context(evaluation_weights(self.optimizer))
+            stack.enter_context(evaluation_weights(self.optimizer, self.weights))
             if self.ema is not None:
                 stack.enter_context(self.ema.applied(self.weights))
+            self.denoiser.eval()
+            stack.callback(self.denoiser.train)
             yield
 
     def _export(self, path: Path, final: bool) -> Path:
@@ -546,6 +552,11 @@ class _Run:
         if state.facts["fingerprint"] != self._fingerprint:
             log.warning("The data has changed since the state was saved: from here on the run is another one")
         for key, (old, new) in _changes(state.facts["config"], to_dict(self.config)).items():
+            if key.startswith(OPTIMIZER_SETTINGS):
+                raise ValueError(
+                    f"{key} was {old!r} in the run so far, is {new!r}: the optimizer's state would not fit. "
+                    "Set it back, or choose another output."
+                )
             log.warning("Resuming with another setting: %s was %r, is %r", key, old, new)
         with torch.no_grad():
             for name, weight in self.weights.items():
@@ -556,8 +567,10 @@ class _Run:
         )
         inner.load_state_dict(state_like(moments, inner))
         if self.ema is not None:
+            # Switched on since, the average begins with the weights of now.
+            average = state.tensors.get("ema", saved)
             for name, weight in self.ema.weights.items():
-                weight.copy_(like(state.tensors["ema"][name], weight))
+                weight.copy_(like(average[name], weight))
         if state.facts["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state.facts["scaler"])
         self.step = state.step
