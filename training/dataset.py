@@ -9,6 +9,7 @@ Shapes: ``B`` clips, ``F`` frames, ``C`` channels, ``H W`` latent height and wid
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,8 @@ from . import randomness
 from .config import RunConfig
 from .encode import Encodings, Track
 from .objective import Key
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,14 @@ class ClipData:
         self.config = config
         self.encodings = encodings
         self.tracks: list[Track] = []
-        self.too_short: list[str] = []
+        too_short: dict[str, int] = {}
         for track in tracks:
             if self._frames_of(track) is None:
-                self.too_short.append(track.file.name)
+                too_short[track.file.name] = track.num_frames
             else:
                 self.tracks.extend([track] * track.file.repeats)
+        for name, num_frames in too_short.items() if encodings.rank == 0 else ():
+            log.warning("Left out: %s: its %d frames are too few for a clip", name, num_frames)
         if not self.tracks:
             raise ValueError(
                 f"Every file has fewer frames than a clip of data.frames = {config.data.frames} with "

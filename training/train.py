@@ -48,6 +48,9 @@ from .validate import held_out, validation_loss
 
 log = logging.getLogger(__name__)
 
+SKIPPED_STEPS_ALLOWED = 25
+"""In a row, by the fp16 scaler: halved as often, its scale of 65536 is below any that could help."""
+
 OPTIMIZER_SETTINGS = ("optimizer.name", "optimizer.arguments", "optimizer.lora_plus_ratio")
 """Settings that live on in a state; changed ones could not take effect when it is resumed."""
 
@@ -228,7 +231,7 @@ class _Run:
 
         self.encodings, files, held = fill_cache(config, accelerator)
         self.data = ClipData(config, self.encodings, self.encodings.tracks(files))
-        self.held = ClipData(config, self.encodings, self.encodings.tracks(held)) if held else None
+        self.held = self._held_clips(held) if held else None
         self._describe_data()
 
         precision, looking = config.train.precision, config.samples.every > 0 and self.main
@@ -255,6 +258,7 @@ class _Run:
         self.step = 0
         self._losses: list[float] = []
         self._silent = set(self.weights)
+        self._skipped = 0
         self._stop = threading.Event()
         if state is not None:
             self._restore(state)
@@ -322,7 +326,7 @@ class _Run:
                 noised = self.objective.noised(batch.latents, batch.keys)
                 losses = self._losses_of(batch, noised)
                 gathered = accelerator.gather(losses.detach())
-                self._require_finite(gathered, step, batch)
+                self._require_finite(gathered, step, batch, losses.detach())
                 accelerator.backward(losses.mean())
                 if accelerator.sync_gradients:
                     limit = self.config.optimizer.max_grad_norm or math.inf
@@ -332,7 +336,8 @@ class _Run:
                 self.optimizer.zero_grad()
             clip_losses += gathered.tolist()
             timesteps += accelerator.gather(noised.timesteps.to(accelerator.device)).tolist()
-        if self.ema is not None:
+        self._count_skipped(step, batch)
+        if self.ema is not None and not self.optimizer.step_was_skipped:
             self.ema.update(self.weights, step)
         loss = sum(clip_losses) / len(clip_losses)
         self._losses.append(loss)
@@ -364,15 +369,24 @@ class _Run:
 
     # --- guards ---
 
-    def _require_finite(self, losses: torch.Tensor, step: int, batch: Batch) -> None:
-        if not torch.isfinite(losses).all():
-            raise NonFinite(self._complaint("The loss", step, batch))
+    def _require_finite(self, gathered: torch.Tensor, step: int, batch: Batch, losses: torch.Tensor) -> None:
+        """Finite losses in all processes; ``losses`` are this one's."""
+        if not torch.isfinite(gathered).all():
+            bad = [n for n, ok in zip(batch.names, torch.isfinite(losses), strict=True) if not ok]
+            raise NonFinite(self._complaint("The loss", step, bad or ["of another process"]))
+
+    def _count_skipped(self, step: int, batch: Batch) -> None:
+        """An fp16 scaler skips steps until its scale fits; one that never fits would skip all of them."""
+        self._skipped = self._skipped + 1 if self.optimizer.step_was_skipped else 0
+        if self._skipped >= SKIPPED_STEPS_ALLOWED:
+            what = f"The gradient of {self._skipped} steps in a row, in train.precision = 'fp16',"
+            raise NonFinite(self._complaint(what, step, batch.names))
 
     def _require_gradients(self, norm: float, step: int, batch: Batch) -> None:
         """Finite gradients, and within the first steps one for every trained tensor."""
         # An fp16 scaler overflows now and then on purpose and skips the step.
         if not math.isfinite(norm) and self.accelerator.scaler is None:
-            raise NonFinite(self._complaint("The gradient", step, batch))
+            raise NonFinite(self._complaint("The gradient", step, batch.names))
         if not self._silent or self.accelerator.scaler is not None:
             return
         self._silent = {
@@ -391,12 +405,12 @@ class _Run:
                 )
             log.warning("%.0f%% of the trained tensors get no gradient, such as %s", 100 * share, some)
 
-    def _complaint(self, what: str, step: int, batch: Batch) -> str:
+    def _complaint(self, what: str, step: int, names: Sequence[str]) -> str:
         good = (
             f"The last good state is step {self.last_good}." if self.last_good else "There is no state yet."
         )
         return (
-            f"{what} is not finite in step {step + 1}, files {', '.join(batch.names)}. {good} Lower "
+            f"{what} is not finite in step {step + 1}, files {', '.join(names)}. {good} Lower "
             "optimizer.lr or "
             "lengthen the warm-up, and go on with --resume."
         )
@@ -577,12 +591,17 @@ class _Run:
         self._losses = state.facts["losses"]
         log.info("Resuming after step %d", state.step)
 
+    def _held_clips(self, held: list[MediaFile]) -> ClipData | None:
+        """Clips for validation; a run does without where none can be used."""
+        try:
+            return ClipData(self.config, self.encodings, self.encodings.tracks(held))
+        except ValueError as error:
+            log.warning("There is no validation: of the held-out files none is usable. %s", error)
+            return None
+
     def _describe_data(self) -> None:
         listed = [(t.key, t.caption, t.num_frames, t.bucket) for t in self.data.tracks]
         self._fingerprint = digest(json.dumps(listed), 32)
-        if self.data.too_short:
-            some = ", ".join(self.data.too_short[:5])
-            log.warning("%d files are too short and left out: %s", len(self.data.too_short), some)
         if self.config.train.batch_size > 1:
             self.data.require_common_length()
         if not self.encodings.has_variance(self.data.tracks[0]):
