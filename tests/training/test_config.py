@@ -154,3 +154,10 @@ def test_recipes_are_valid(recipe):
 def test_there_is_a_recipe_for_every_stage():
     stages = {configuration.load(path).stage for path in RECIPES.glob("*.toml")}
     assert stages == {"domain_adapter", "motion_module", "motion_lora"}
+
+
+def test_recipes_are_installed_and_say_what_loss_to_expect():
+    project = configuration.tomllib.loads((RECIPES.parents[1] / "pyproject.toml").read_text())
+    data = project["tool"]["setuptools"]["package-data"]["animatediff_flipbook.training"]
+    assert {path for pattern in data for path in RECIPES.parent.glob(pattern)} >= set(RECIPES.glob("*.toml"))
+    assert all("\n# Loss " in path.read_text() for path in RECIPES.glob("*.toml"))

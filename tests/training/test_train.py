@@ -193,7 +193,7 @@ def test_metadata_tells_what_the_run_was(stage_settings, tmp_path):
         "format": "motion_lora", "stage": "motion_lora", "rank": "4", "alpha": "2.0", "frames": "4",
         "fps": "8",
         "resolution": "64x64", "steps": "3", "seed": "7", "licence": "CC0", "beta_schedule": "sqrt_linear",
-        "prediction": "eps", "unet_groupnorm": "per_frame",
+        "prediction": "v", "unet_groupnorm": "per_frame",
     }.items():  # fmt: skip
         assert facts[key] == value, key
     assert json.loads(facts["config"])["train"]["steps"] == 3
