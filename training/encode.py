@@ -367,14 +367,16 @@ class LiveEncodings(Encodings):
     ) -> None:
         """Look at the files."""
         todo, _ = self.missing(files)
-        for number, (file, content_hash) in enumerate(todo):
-            try:
-                self._facts[content_hash] = _facts_of(file, tracks_of_file(file, content_hash, self.config))
-            except Unreadable as error:
-                self._facts[content_hash] = _failure(file, error)
-            if progress:
-                progress("nothing yet, looking at files", number + 1, len(todo))
-        write_json(self._facts_path, self._facts)
+        with _written(self.latents, lambda: write_json(self._facts_path, self._facts)) as finished:
+            for number, (file, content_hash) in enumerate(todo):
+                try:
+                    tracks = tracks_of_file(file, content_hash, self.config)
+                    self._facts[content_hash] = _facts_of(file, tracks)
+                except Unreadable as error:
+                    self._facts[content_hash] = _failure(file, error)
+                finished()
+                if progress:
+                    progress("nothing yet, looking at files", number + 1, len(todo))
 
     def tracks(self, files: Sequence[MediaFile]) -> list[Track]:
         """As of the store; remembers which file a track is in."""

@@ -8,7 +8,7 @@ import torch
 from animatediff_flipbook.training import encode, video
 from animatediff_flipbook.training.cache import Store
 from animatediff_flipbook.training.dataset import ClipData, Schedule, stacked
-from animatediff_flipbook.training.encode import Encodings, mirrored_caption, text_key
+from animatediff_flipbook.training.encode import Encodings, LiveEncodings, mirrored_caption, text_key
 from animatediff_flipbook.training.media import list_media
 from PIL import Image
 
@@ -210,6 +210,23 @@ def test_unreadable_files_are_reported_once_and_never_retried(make, clips, tmp_p
     _, store, files = make(source)
     store.fill(FakeBase(), files)
     assert not tried
+
+
+def test_looking_at_files_goes_on_where_it_was_stopped(settings, tmp_path, monkeypatch):
+    config = settings(tmp_path / "run", f"cache.folder={tmp_path / 'cache'}", "cache.mode=off")
+    files = list_media(config.data.sources, config.data)
+    looked, look = [], encode.tracks_of_file
+
+    def stops(file, *rest):
+        if len(looked) == 4:
+            raise KeyboardInterrupt
+        looked.append(file.name)
+        return look(file, *rest)
+
+    monkeypatch.setattr(encode, "tracks_of_file", stops)
+    with pytest.raises(KeyboardInterrupt):
+        LiveEncodings(config, "base").fill(None, files)
+    assert len(LiveEncodings(config, "base").missing(files)[0]) == 2
 
 
 def test_nothing_usable_is_an_error(make, tmp_path):
