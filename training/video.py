@@ -159,6 +159,8 @@ def _video(source: Path | bytes, name: str, background: str) -> Iterator[TimedFr
             if not container.streams.video:
                 raise Unreadable("no picture stream")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise Unreadable("no decoder for its picture stream")
             stream.thread_type = "AUTO"
             rate = float(stream.average_rate or stream.guessed_rate or 0)
             start = None

@@ -139,6 +139,18 @@ def test_no_damage_raises_anything_else(ending, tmp_path, monkeypatch):
             list(timed_frames(bytes(content), f"a.{ending}", WHITE))
 
 
+def test_damaged_videos_raise_nothing_else_either(clips):
+    whole = (clips / "clip0.mp4").read_bytes()
+    rng = random.Random(0)
+    for number in range(90):
+        content = bytearray(whole)
+        for _ in range(rng.randint(1, 6)):
+            # The first bytes and the last ones, where an mp4 describes its streams.
+            content[rng.randrange(200) if number % 2 else -rng.randrange(1, 700)] = rng.randrange(256)
+        with contextlib.suppress(Unreadable):
+            list(timed_frames(bytes(content), "a.mp4", WHITE))
+
+
 def test_a_picture_of_too_many_pixels_is_unreadable(tmp_path, monkeypatch):
     Image.new("RGB", (64, 64)).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
