@@ -142,7 +142,7 @@ class DataConfig:
     missing_captions: Literal["empty", "refuse", "name"] = "empty"
     """Files without a caption: empty prompt, error, or words of the file name."""
     caption_prefix: str = ""
-    """Put before every caption (a trigger word)."""
+    """Put before every caption, with a space between (a trigger word)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +173,7 @@ class CacheConfig:
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Of stored latents and text encodings."""
     shard_megabytes: int = 256
-    """A shard is written when it has grown to this size; an interrupted run loses at most one."""
+    """A shard is written at this size, after a minute, and when a run is stopped."""
 
 
 @dataclass(frozen=True, kw_only=True)
