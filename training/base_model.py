@@ -137,6 +137,17 @@ class BaseModel:
             raise ValueError(
                 f"{config.checkpoint} predicts {self._model.model_type.name}; only eps and v can be trained."
             )
+        channels = self._model.diffusion_model.in_channels
+        if channels != 4:
+            raise ValueError(
+                f"{config.checkpoint} takes {channels} channels, expected 4: inpainting models and the like "
+                "want more than noisy latents. Train on the plain model of the same family."
+            )
+        if getattr(self._model.model_sampling, "zsnr", False):
+            raise ValueError(
+                f"{config.checkpoint} has a noise schedule with zero terminal SNR, which motion modules and "
+                "domain adapters do not have. Train on a checkpoint without it (no key ztsnr)."
+            )
         self.prediction = kinds[self._model.model_type]
         sampling = self._model.model_config.sampling_settings
         self.beta_schedule = (

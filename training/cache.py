@@ -92,19 +92,18 @@ class Store:
         self._pending[name] = tensor.detach().cpu().contiguous()
         self._pending_bytes += tensor.numel() * tensor.element_size()
 
-    def flush_if_full(self) -> bool:
-        """Write a shard if enough is waiting; whether it was. Between files, so that a file's tensors stay
-        together."""
-        if self._pending_bytes < self._limit:
-            return False
-        self.flush()
-        return True
+    @property
+    def full(self) -> bool:
+        """Whether enough is waiting for a shard."""
+        return self._pending_bytes >= self._limit
 
     def flush(self) -> None:
         """Write what is waiting."""
         if not self._pending:
             return
-        number = sum(1 for path in self.folder.glob(f"shard-{self._writer:03d}-*.safetensors"))
+        # Above the highest number, not their count: one of them may have been deleted.
+        taken = self.folder.glob(f"shard-{self._writer:03d}-*.safetensors")
+        number = max((int(path.stem.rpartition("-")[2]) for path in taken), default=-1) + 1
         path = self.folder / f"shard-{self._writer:03d}-{number:05d}.safetensors"
         save_tensors(path, self._pending, {"format": str(FORMAT)})
         self._pending, self._pending_bytes = {}, 0

@@ -14,12 +14,13 @@ from ..motion_core.lora import read_lora, save_domain_adapter, save_motion_lora
 from ..motion_core.recognise import recognise
 from .base_model import BaseModel, autocast, pick_device
 from .config import RunConfig
-from .dataset import Batch, ClipData
+from .dataset import Batch, ClipData, stacked
 from .denoiser import Denoiser, build, trained_tensors
 from .encode import LiveEncodings
 from .objective import Objective
+from .optimizing import has_modes, make_optimizer, set_to
 from .sampling import ddim, save_animation, to_images
-from .states import newest_state
+from .states import newest_state, unpack_optimizer
 from .train import fill_cache, make_accelerator, schedule_of
 from .validate import validation_loss
 
@@ -54,10 +55,14 @@ def trained_model(config: RunConfig, *, encoders: bool) -> Trained:
             "There is no state in %s: these are the weights that training would start from", config.output
         )
     else:
-        saved = state.tensors.get("ema") or state.tensors["weights"]
-        with torch.no_grad():
-            for name, weight in trained_tensors(denoiser).items():
-                weight.copy_(saved[name])
+        set_to(trained_tensors(denoiser), state.tensors["weights"])
+        optimizer = make_optimizer(denoiser.trained, config.optimizer)
+        if has_modes(optimizer):
+            saved = state.tensors.get("optimizer", {}), state.facts["optimizer"]
+            optimizer.load_state_dict(unpack_optimizer(*saved, optimizer.state_dict()))
+            optimizer.eval()
+        if "ema" in state.tensors:
+            set_to(trained_tensors(denoiser), state.tensors["ema"])
     prediction = base.prediction if config.objective.prediction == "auto" else config.objective.prediction
     objective = Objective(config.objective, schedule_of(config, denoiser), prediction)
     return Trained(base, denoiser, objective, state.step if state else 0)
@@ -77,7 +82,7 @@ def sample(config: RunConfig, prompts: list[str], folder: Path) -> list[Path]:
     written = []
     for number, prompt in enumerate(prompts):
         texts = [model.base.encode_text(text) for text in (prompt, settings.negative)]
-        context = torch.stack([states for states, _ in texts]).to(device)
+        context = stacked([states for states, _ in texts]).to(device)
         pooled = None if texts[0][1] is None else torch.stack([vector for _, vector in texts])
         y = model.base.vector_condition(pooled, width, height)
         y = None if y is None else y.to(device)

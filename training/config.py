@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import re
 import sys
 import types
@@ -102,7 +103,7 @@ class SourceConfig:
     media_root: str = ""
     """Folder that relative paths in a .jsonl or .csv start from. Empty: the list's own folder."""
     frame_folders: bool = False
-    """Each sub-folder with images is one clip, its frames in order of name."""
+    """Each sub-folder with images is one clip, its frames in order of name and already at `data.fps`."""
     repeats: int = 1
     """How often everything here is seen per epoch."""
 
@@ -141,7 +142,7 @@ class DataConfig:
     missing_captions: Literal["empty", "refuse", "name"] = "empty"
     """Files without a caption: empty prompt, error, or words of the file name."""
     caption_prefix: str = ""
-    """Put before every caption (a trigger word)."""
+    """Put before every caption, with a space between (a trigger word)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +173,7 @@ class CacheConfig:
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Of stored latents and text encodings."""
     shard_megabytes: int = 256
-    """A shard is written when it has grown to this size; an interrupted run loses at most one."""
+    """A shard is written at this size, after a minute, and when a run is stopped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,6 +372,22 @@ class RunConfig:
         return Path(self.cache.folder or Path(self.output) / "cache")
 
 
+AT_LEAST = {
+    0: (
+        "motion.pe_length", "lora.alpha", "objective.offset_noise", "objective.debiased",
+        "optimizer.final_lr", "optimizer.warmup_steps", "optimizer.max_grad_norm", "train.threads",
+        "validation.every", "samples.every", "export.every",
+    ),
+    1: (
+        "motion.num_heads", "lora.rank", "data.frames", "data.stride", "data.min_frames",
+        "data.max_frames_per_file", "camera.clips_per_file", "cache.shard_megabytes", "train.steps",
+        "train.batch_size", "train.accumulation", "checkpoints.every", "checkpoints.keep",
+        "validation.max_clips", "samples.steps",
+    ),
+}  # fmt: skip
+"""Settings whose only rule is how small they may be."""
+
+
 def _check_run(config: RunConfig) -> None:
     """Refuse what cannot work, before anything is loaded."""
 
@@ -382,6 +399,16 @@ def _check_run(config: RunConfig) -> None:
     require(
         bool(data.sources), "data.sources", list(data.sources), "name at least one source ([[data.sources]])."
     )
+    for least, keys in AT_LEAST.items():
+        for key in keys:
+            section, name = key.split(".")
+            value = getattr(getattr(config, section), name)
+            require(value >= least, key, value, f"must be at least {least}.")
+    for key, sources in (("data", data.sources), ("validation", config.validation.sources)):
+        for index, source in enumerate(sources):
+            where = f"{key}.sources.{index}.repeats"
+            require(source.repeats >= 1, where, source.repeats, "must be at least 1.")
+    require(bool(data.resolutions), "data.resolutions", [], "name at least one, such as [[256, 256]].")
     require(
         re.fullmatch(r"[^/\\]+", config.name) is not None, "name", config.name, "must be a plain file name."
     )
@@ -390,8 +417,6 @@ def _check_run(config: RunConfig) -> None:
         require(
             ok, "data.resolutions", [width, height], "sides must be multiples of 8 pixels (the VAE's factor)."
         )
-    require(data.frames >= 1, "data.frames", data.frames, "must be at least 1.")
-    require(data.stride >= 1, "data.stride", data.stride, "must be at least 1.")
     require(data.fps >= 0, "data.fps", data.fps, "must be positive, or 0 for every source frame.")
     require(
         re.fullmatch(r"#[0-9a-fA-F]{6}", data.background) is not None,
@@ -421,12 +446,6 @@ def _check_run(config: RunConfig) -> None:
         f"must lie between 0 and {limit:g}.",
     )
     require(
-        config.camera.clips_per_file >= 1,
-        "camera.clips_per_file",
-        config.camera.clips_per_file,
-        "must be at least 1.",
-    )
-    require(
         config.stage != "motion_lora" or bool(config.motion.file),
         "motion.file",
         "",
@@ -444,7 +463,6 @@ def _check_run(config: RunConfig) -> None:
         config.base.domain_adapter,
         "stage 1 makes the adapter; to go on with one, set lora.file.",
     )
-    require(config.lora.rank >= 1, "lora.rank", config.lora.rank, "must be at least 1.")
     require(0 <= config.lora.dropout < 1, "lora.dropout", config.lora.dropout, "must lie in [0, 1).")
     known = ("to_q", "to_k", "to_v", "to_out.0")
     for target in config.lora.targets:
@@ -463,6 +481,12 @@ def _check_run(config: RunConfig) -> None:
         (loss.min_timestep, loss.max_timestep),
         "must satisfy 0 <= min <= max <= 999.",
     )
+    require(
+        0 < loss.beta_start <= loss.beta_end < 1,
+        "objective.beta_start, beta_end",
+        (loss.beta_start, loss.beta_end),
+        "must satisfy 0 < start <= end < 1.",
+    )
     require(loss.timestep_shift > 0, "objective.timestep_shift", loss.timestep_shift, "must be positive.")
     require(
         loss.min_snr_gamma >= 0,
@@ -476,9 +500,6 @@ def _check_run(config: RunConfig) -> None:
         loss.debiased,
         "belongs to stage motion_lora.",
     )
-    require(train.steps >= 1, "train.steps", train.steps, "must be at least 1.")
-    require(train.batch_size >= 1, "train.batch_size", train.batch_size, "must be at least 1.")
-    require(train.accumulation >= 1, "train.accumulation", train.accumulation, "must be at least 1.")
     require(
         not train.shard or config.stage == "motion_module",
         "train.shard",
@@ -493,17 +514,16 @@ def _check_run(config: RunConfig) -> None:
     )
     require(0 <= train.ema_decay < 1, "train.ema_decay", train.ema_decay, "must lie in [0, 1).")
     require(config.optimizer.lr > 0, "optimizer.lr", config.optimizer.lr, "must be positive.")
-    require(
-        config.checkpoints.every >= 1, "checkpoints.every", config.checkpoints.every, "must be at least 1."
-    )
-    require(config.checkpoints.keep >= 1, "checkpoints.keep", config.checkpoints.keep, "must be at least 1.")
+    ratio = config.optimizer.lora_plus_ratio
+    require(ratio > 0, "optimizer.lora_plus_ratio", ratio, "must be positive.")
     require(
         0 <= config.validation.fraction < 1,
         "validation.fraction",
         config.validation.fraction,
         "must lie in [0, 1).",
     )
-    require(config.validation.bins >= 1, "validation.bins", config.validation.bins, "must be at least 1.")
+    bins = config.validation.bins
+    require(1 <= bins <= 1000, "validation.bins", bins, "must lie in 1 to 1000, the number of timesteps.")
 
 
 # --- from text to dataclasses -------------------------------------------------------------------------------
@@ -554,7 +574,9 @@ def override(tree: dict[str, Any], text: str) -> None:
         parsed = value  # a bare word or path: shells eat the quotes that TOML wants
     *parents, last = key.strip().split(".")
     node: Any = tree
-    for part in parents:
+    for depth, part in enumerate(parents):
+        if not isinstance(node, dict | list):
+            raise ValueError(f"{key}: {'.'.join(parents[:depth])} is a value, not a table.")
         node = node[_index(node, part, key)] if isinstance(node, list) else node.setdefault(part, {})
     if isinstance(node, list):
         node[_index(node, last, key)] = parsed
@@ -617,6 +639,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         raise TypeError(f"{where}: unions are not used in the configuration.")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is float and isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} must be finite, got {value!r}.")
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ValueError(f"{where} must be of type {hint.__name__}, got {value!r}.")
     return value

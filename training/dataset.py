@@ -9,9 +9,12 @@ Shapes: ``B`` clips, ``F`` frames, ``C`` channels, ``H W`` latent height and wid
 
 from __future__ import annotations
 
+import logging
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 
@@ -19,6 +22,8 @@ from . import randomness
 from .config import RunConfig
 from .encode import Encodings, Track
 from .objective import Key
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,14 @@ class ClipData:
         self.config = config
         self.encodings = encodings
         self.tracks: list[Track] = []
-        self.too_short: list[str] = []
+        too_short: dict[str, int] = {}
         for track in tracks:
             if self._frames_of(track) is None:
-                self.too_short.append(track.file.name)
+                too_short[track.file.name] = track.num_frames
             else:
-                self.tracks.extend([track] * max(track.file.repeats, 0))
+                self.tracks.extend([track] * track.file.repeats)
+        for name, num_frames in too_short.items() if encodings.rank == 0 else ():
+            log.warning("Left out: %s: its %d frames are too few for a clip", name, num_frames)
         if not self.tracks:
             raise ValueError(
                 f"Every file has fewer frames than a clip of data.frames = {config.data.frames} with "
@@ -106,6 +113,15 @@ class ClipData:
         # Forward and backward without showing an end twice: 0 1 2 3 2 1 0 1 ...
         round_trip = steps + steps[-2:0:-1]
         return Window([round_trip[i % len(round_trip)] for i in range(frames)], frames)
+
+    def require_common_length(self) -> None:
+        """Find captions that cannot share a batch before training does.
+
+        Raises:
+            ValueError: there are such.
+        """
+        captions = {"", *(t.caption for t in self.tracks), *(t.mirror_caption for t in self.tracks)}
+        require_common_length(self.encodings.text_lengths(captions))
 
     def epoch(self, seed: int, epoch: int, global_batch: int) -> list[list[int]]:
         """The batches of an epoch as indices of tracks, each of one shape and of ``global_batch`` clips.
@@ -165,16 +181,31 @@ class ClipData:
         )
 
 
+MOST_REPEATS = 4
+"""ComfyUI too puts prompts of different lengths together only while none repeats more often than this."""
+
+
+def require_common_length(lengths: Iterable[int]) -> None:
+    """Whether captions of these lengths in tokens may be in one batch.
+
+    Raises:
+        ValueError: they would have to repeat too often.
+    """
+    for one, other in combinations(sorted(set(lengths)), 2):
+        if math.lcm(one, other) > MOST_REPEATS * one:
+            raise ValueError(
+                f"Captions of {one} and {other} tokens cannot share a batch: the shorter would repeat "
+                f"{math.lcm(one, other) // one} times, at most {MOST_REPEATS} are possible. Shorten the long "
+                "ones, or set train.batch_size = 1."
+            )
+
+
 def stacked(states: list[torch.Tensor]) -> torch.Tensor:
-    """(B, N, D). Long prompts come in whole chunks of tokens; shorter ones repeat, as ComfyUI does at
-    inference."""
-    longest = max(len(s) for s in states)
-    if any(longest % len(s) for s in states):
-        raise ValueError(
-            f"Captions of {sorted({len(s) for s in states})} tokens cannot share a batch; shorten the long "
-            "ones."
-        )
-    return torch.stack([s.repeat(longest // len(s), 1) for s in states])
+    """(B, N, D). Long prompts come in whole chunks of tokens; all repeat up to their common length, as in
+    ComfyUI at inference. Attention over repeated tokens gives the same."""
+    lengths = [len(s) for s in states]
+    require_common_length(lengths)
+    return torch.stack([s.repeat(math.lcm(*lengths) // len(s), 1) for s in states])
 
 
 class Schedule:

@@ -8,7 +8,7 @@ Shapes: ``B`` clips, ``F`` frames, ``C`` channels, ``H W`` latent height and wid
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ class Denoiser(nn.Module):
         motion: motion model that takes part, or None (stage 1).
         trained: what is trained: the motion model itself, or LoRA layers in the UNet or in the motion model.
         recompute: gradient checkpointing.
-        dropout: whether LoRA dropout is on, so that checkpointing must repeat its masks.
+        dropouts: the LoRA layers' dropout, on in training mode; checkpointing must repeat its masks.
     """
 
     def __init__(
@@ -46,14 +46,23 @@ class Denoiser(nn.Module):
         motion: MotionModel | None,
         trained: nn.Module,
         recompute: bool,
-        dropout: bool = False,
+        dropouts: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
         self.trained = trained
         self.recompute = recompute
-        self.keep_rng = dropout
+        self.keep_rng = bool(dropouts)
         # In a tuple, hence not registered: frozen parts are nobody's parameters.
         self._frozen = (base, motion)
+        self._dropouts = tuple(dropouts)
+        self.train()
+
+    def train(self, mode: bool = True) -> Denoiser:
+        """Switch the LoRA's own dropout; everything else is always as at inference."""
+        self.training = mode
+        for layer in self._dropouts:
+            layer.train(mode)
+        return self
 
     @property
     def base(self) -> BaseModel:
@@ -112,7 +121,6 @@ def build(config: RunConfig, base: BaseModel) -> Denoiser:
     if adapter and config.base.domain_adapter_strength:
         layers = merge_domain_adapter(base.unet, read_lora(adapter), config.base.domain_adapter_strength)
         log.info("Domain adapter %s at %g on %d layers", adapter, config.base.domain_adapter_strength, layers)
-    dropout = config.lora.dropout > 0
     recompute = config.train.gradient_checkpointing
     motion: MotionModel | None = None
     if config.stage != "domain_adapter":
@@ -133,10 +141,12 @@ def build(config: RunConfig, base: BaseModel) -> Denoiser:
     lora.to(base.device)
     # peft makes new layers in training mode; nothing but the LoRA's own dropout may be in it.
     model.eval()
-    for layer in model.modules():
-        if dropout and isinstance(layer, nn.Dropout) and layer.p == config.lora.dropout:
-            layer.train()
-    return Denoiser(base, motion, lora, recompute, dropout)
+    dropouts = [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, nn.Dropout) and layer.p == config.lora.dropout > 0
+    ]
+    return Denoiser(base, motion, lora, recompute, dropouts)
 
 
 def _motion_model(config: RunConfig, base: BaseModel) -> MotionModel:

@@ -10,7 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,6 +32,9 @@ from .video import Unreadable, on_grid, timed_frames
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+SECONDS_BETWEEN_WRITES = 60.0
+"""What is encoded goes to the disk at least this often: no more is lost, whatever ends the process."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +80,11 @@ def latent_settings(config: RunConfig, base_hash: str) -> dict:
 
 def tracks_of_file(
     file: MediaFile, content_hash: str, config: RunConfig
-) -> list[tuple[str, Size, int, np.ndarray]]:
+) -> list[tuple[str, Size, np.ndarray]]:
     """Decode a file into its tracks.
 
     Returns:
-        ``(key, bucket, stride, frames)`` each, frames (N, height, width, 3) uint8.
+        ``(key, bucket, frames)`` each, frames (N, height, width, 3) uint8.
 
     Raises:
         Unreadable: nothing usable in it, with the reason.
@@ -86,7 +92,8 @@ def tracks_of_file(
     data, camera = config.data, config.camera
     frames = on_grid(
         timed_frames(file.content(), file.member or file.path.name, data.background),
-        data.fps,
+        # A folder of frames has no times: it is taken to be at the wanted rate.
+        0.0 if file.path.is_dir() else data.fps,
         data.max_frames_per_file,
         data.repeat_slow_video,
     )
@@ -104,15 +111,13 @@ def tracks_of_file(
             rendered.append(render(image, view, bucket))
         if not rendered:
             raise Unreadable("it holds no frames")
-        tracks = [(f"{content_hash}.0", bucket, data.stride, np.stack(rendered))]
+        tracks = [(f"{content_hash}.0", bucket, np.stack(rendered))]
     if data.horizontal_flip:
-        tracks += [
-            (f"{key}.mirror", bucket, stride, pixels[:, :, ::-1]) for key, bucket, stride, pixels in tracks
-        ]
+        tracks += [(f"{key}.mirror", bucket, pixels[:, :, ::-1]) for key, bucket, pixels in tracks]
     return tracks
 
 
-def _camera_tracks(frames, content_hash: str, config: RunConfig) -> list[tuple[str, Size, int, np.ndarray]]:
+def _camera_tracks(frames, content_hash: str, config: RunConfig) -> list[tuple[str, Size, np.ndarray]]:
     """Clips with a made camera move, evenly over the file."""
     data, camera = config.data, config.camera
     images: list[Image.Image] = []
@@ -139,7 +144,7 @@ def _camera_tracks(frames, content_hash: str, config: RunConfig) -> list[tuple[s
             progress = index / max(data.frames - 1, 1)
             view = camera_view(whole, image.size, camera.direction, camera.speed, progress)
             rendered.append(render(image, view, bucket))
-        tracks.append((f"{content_hash}.{number}", bucket, 1, np.stack(rendered)))
+        tracks.append((f"{content_hash}.{number}", bucket, np.stack(rendered)))
     return tracks
 
 
@@ -156,18 +161,14 @@ def _bounded(image: Image.Image, bucket: Size) -> Image.Image:
 
 
 def mirrored_caption(text: str) -> str:
-    """Left and right change places."""
-    swapped = []
-    for word in text.split(" "):
-        lower = word.lower()
-        for one, other in (("left", "right"), ("right", "left")):
-            if one in lower:
-                at = lower.index(one)
-                new = other.capitalize() if word[at].isupper() else other
-                word = word[:at] + new + word[at + len(one) :]
-                break
-        swapped.append(word)
-    return " ".join(swapped)
+    """Left and right change places, as words and in leftward, leftmost and the like, never inside others."""
+
+    def swapped(match: re.Match) -> str:
+        word = match[0]
+        other = "right" if word.lower() == "left" else "left"
+        return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
+
+    return re.sub(r"\b(?:left|right)(?=(?:wards?|most)?\b)", swapped, text, flags=re.IGNORECASE)
 
 
 class Encodings:
@@ -198,7 +199,7 @@ class Encodings:
         hashes = content_hashes(files, self._memo)
         todo, seen = [], set()
         for file, content_hash in zip(files, hashes, strict=True):
-            if content_hash not in seen and not self._usable(content_hash):
+            if content_hash not in seen and not self._known(content_hash):
                 todo.append((file, content_hash))
             seen.add(content_hash)
         captions = {"", self.config.samples.negative, *self._prompts()} | {file.caption for file in files}
@@ -212,15 +213,21 @@ class Encodings:
 
     def _read_facts(self) -> None:
         """What every process has found out about files, by content."""
-        for path in self.latents.folder.glob("files-*.json"):
-            self._facts.update(json.loads(path.read_text(encoding="utf-8")))
+        for path in sorted(self.latents.folder.glob("files-*.json")):
+            for content_hash, facts in json.loads(path.read_text(encoding="utf-8")).items():
+                # Another process may have had more luck with a file.
+                if "error" not in facts or "tracks" not in self._facts.get(content_hash, {}):
+                    self._facts[content_hash] = facts
 
-    def _usable(self, content_hash: str) -> bool:
-        """Known to be bad, or all its tracks are in the store."""
+    def _known(self, content_hash: str) -> bool:
+        """Whether there is nothing to find out: known to be bad, or all its tracks are in the store."""
         facts = self._facts.get(content_hash)
         if facts is None:
             return False
-        return "error" in facts or all(f"{track['key']}.mean" in self.latents for track in facts["tracks"])
+        return not facts.get("passing") if "error" in facts else self._stored(facts["tracks"])
+
+    def _stored(self, tracks: list[dict]) -> bool:
+        return all(f"{track['key']}.mean" in self.latents for track in tracks)
 
     def fill(
         self,
@@ -234,44 +241,40 @@ class Encodings:
         # crash took.
         waiting: dict[str, dict] = {}
 
-        def settle() -> None:
+        def write() -> None:
+            self.latents.flush()
             self._facts.update(waiting)
             waiting.clear()
             write_json(self._facts_path, self._facts)
 
-        for number, (file, content_hash) in enumerate(todo):
-            try:
-                tracks = tracks_of_file(file, content_hash, self.config)
-            except Unreadable as error:
-                waiting[content_hash] = {"name": file.name, "error": str(error)}
-                tracks = []
-            else:
-                waiting[content_hash] = {"name": file.name, "tracks": []}
-            for key, bucket, stride, pixels in tracks:
-                mean, logvar = base.encode_pixels(
-                    torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255
-                )
-                self.latents.put(f"{key}.mean", mean.to(self.dtype))
-                if logvar is not None:
-                    self.latents.put(f"{key}.logvar", logvar.to(self.dtype))
-                waiting[content_hash]["tracks"].append(
-                    {"key": key, "bucket": list(bucket), "stride": stride, "num_frames": len(pixels)}
-                )
-            if self.latents.flush_if_full():
-                settle()
-            if progress:
-                progress("latents", number + 1, len(todo))
-        self.latents.flush()
-        settle()
-        for number, text in enumerate(texts):
-            states, pooled = base.encode_text(text)
-            self.text.put(f"{text_key(text)}.states", states.to(self.dtype))
-            if pooled is not None:
-                self.text.put(f"{text_key(text)}.pooled", pooled.to(self.dtype))
-            self.text.flush_if_full()
-            if progress:
-                progress("captions", number + 1, len(texts))
-        self.text.flush()
+        with _written(self.latents, write) as finished:
+            for number, (file, content_hash) in enumerate(todo):
+                try:
+                    tracks = tracks_of_file(file, content_hash, self.config)
+                except Unreadable as error:
+                    waiting[content_hash] = _failure(file, error)
+                else:
+                    for key, _, pixels in tracks:
+                        self._encode(base, key, pixels)
+                    waiting[content_hash] = _facts_of(file, tracks)
+                finished()
+                if progress:
+                    progress("latents", number + 1, len(todo))
+        with _written(self.text, self.text.flush) as finished:
+            for number, text in enumerate(texts):
+                states, pooled = base.encode_text(text)
+                self.text.put(f"{text_key(text)}.states", states.to(self.dtype))
+                if pooled is not None:
+                    self.text.put(f"{text_key(text)}.pooled", pooled.to(self.dtype))
+                finished()
+                if progress:
+                    progress("captions", number + 1, len(texts))
+
+    def _encode(self, base: BaseModel, key: str, pixels: np.ndarray) -> None:
+        mean, logvar = base.encode_pixels(torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255)
+        self.latents.put(f"{key}.mean", mean.to(self.dtype))
+        if logvar is not None:
+            self.latents.put(f"{key}.logvar", logvar.to(self.dtype))
 
     def tracks(self, files: Sequence[MediaFile]) -> list[Track]:
         """All usable tracks, in the order of the files; unusable files are reported, each once.
@@ -283,6 +286,7 @@ class Encodings:
         self.text.refresh()
         self._read_facts()
         tracks: list[Track] = []
+        stride = 1 if self.config.camera.direction else self.config.data.stride
         hashes = content_hashes(files, self._memo)
         bad: dict[str, str] = {}
         for file, content_hash in zip(files, hashes, strict=True):
@@ -300,7 +304,7 @@ class Encodings:
                 tracks.append(
                     Track(
                         fact["key"], file, file.caption, fact["num_frames"], tuple(fact["bucket"]),
-                        fact["stride"], mirror, mirrored_caption(file.caption) if mirror else "",
+                        stride, mirror, mirrored_caption(file.caption) if mirror else "",
                     )
                 )  # fmt: skip
         if self.rank == 0:
@@ -319,6 +323,10 @@ class Encodings:
         mean = self.latents.frames(f"{key}.mean", indices).float()
         name = f"{key}.logvar"
         return mean, self.latents.frames(name, indices).float() if name in self.latents else None
+
+    def text_lengths(self, captions: Iterable[str]) -> set[int]:
+        """In tokens."""
+        return {self.text.shape(f"{text_key(caption)}.states")[0] for caption in captions}
 
     def text_states(self, caption: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Token states (N, D) and the pooled vector, if any, of a caption; fp32."""
@@ -344,8 +352,8 @@ class LiveEncodings(Encodings):
         self._texts: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
         self._files: dict[str, MediaFile] = {}
 
-    def _usable(self, content_hash: str) -> bool:
-        return content_hash in self._facts
+    def _stored(self, tracks: list[dict]) -> bool:
+        return True  # nothing is
 
     def missing(self, files: Sequence[MediaFile]) -> tuple[list[tuple[MediaFile, str]], list[str]]:
         """Files that were not looked at yet; texts are encoded when they are needed."""
@@ -359,20 +367,16 @@ class LiveEncodings(Encodings):
     ) -> None:
         """Look at the files."""
         todo, _ = self.missing(files)
-        for number, (file, content_hash) in enumerate(todo):
-            facts: dict = {"name": file.name, "tracks": []}
-            try:
-                for key, bucket, stride, pixels in tracks_of_file(file, content_hash, self.config):
-                    frames = len(pixels)
-                    facts["tracks"].append(
-                        {"key": key, "bucket": list(bucket), "stride": stride, "num_frames": frames}
-                    )
-            except Unreadable as error:
-                facts = {"name": file.name, "error": str(error)}
-            self._facts[content_hash] = facts
-            if progress:
-                progress("nothing yet, looking at files", number + 1, len(todo))
-        write_json(self._facts_path, self._facts)
+        with _written(self.latents, lambda: write_json(self._facts_path, self._facts)) as finished:
+            for number, (file, content_hash) in enumerate(todo):
+                try:
+                    tracks = tracks_of_file(file, content_hash, self.config)
+                    self._facts[content_hash] = _facts_of(file, tracks)
+                except Unreadable as error:
+                    self._facts[content_hash] = _failure(file, error)
+                finished()
+                if progress:
+                    progress("nothing yet, looking at files", number + 1, len(todo))
 
     def tracks(self, files: Sequence[MediaFile]) -> list[Track]:
         """As of the store; remembers which file a track is in."""
@@ -384,8 +388,12 @@ class LiveEncodings(Encodings):
         """Decode the file and encode the frames asked for."""
         content_hash = key.split(".")[0]
         tracks = tracks_of_file(self._files[content_hash], content_hash, self.config)
-        pixels = next(pixels for name, _, _, pixels in tracks if name == key)
+        pixels = next(pixels for name, _, pixels in tracks if name == key)
         return self.base.encode_pixels(torch.from_numpy(np.ascontiguousarray(pixels[indices])).float() / 255)
+
+    def text_lengths(self, captions: Iterable[str]) -> set[int]:
+        """Not known beforehand."""
+        return set()
 
     def text_states(self, caption: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Encode a caption, once per run."""
@@ -396,6 +404,37 @@ class LiveEncodings(Encodings):
     def has_variance(self, track: Track) -> bool:
         """Not known before the first sample; nothing is stored that could be a frozen one."""
         return True
+
+
+def _facts_of(file: MediaFile, tracks: list[tuple[str, Size, np.ndarray]]) -> dict:
+    """What is remembered of a file's tracks."""
+    facts = [
+        {"key": key, "bucket": list(bucket), "num_frames": len(pixels)} for key, bucket, pixels in tracks
+    ]
+    return {"name": file.name, "tracks": facts}
+
+
+def _failure(file: MediaFile, error: Unreadable) -> dict:
+    """What is remembered of an unusable file; an error of the machine only until the next run."""
+    return {"name": file.name, "error": str(error), "passing": error.passing}
+
+
+@contextmanager
+def _written(store: Store, write: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """Gives what to call after each finished entry: it writes when a shard is full or time has passed.
+    However the block ends, the rest is written too."""
+    last = time.monotonic()
+
+    def finished() -> None:
+        nonlocal last
+        if store.full or time.monotonic() - last > SECONDS_BETWEEN_WRITES:
+            write()
+            last = time.monotonic()
+
+    try:
+        yield finished
+    finally:
+        write()
 
 
 def text_key(caption: str) -> str:

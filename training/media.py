@@ -13,7 +13,9 @@ import json
 import logging
 import re
 import tarfile
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,9 @@ from .files import write_json
 from .video import MEDIA_ENDINGS, PICTURE_ENDINGS, VIDEO_ENDINGS
 
 log = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_WRITES = 60.0
+"""Of the remembered hashes."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class MediaFile:
 
     @property
     def name(self) -> str:
-        """For messages."""
-        return f"{self.path.name}/{self.member}" if self.member else str(self.path)
+        """Tells it from every other file."""
+        return f"{self.path}/{self.member}" if self.member else str(self.path)
 
     def content(self) -> Path | bytes:
         """What the decoder takes: a path, or a tar member's bytes."""
@@ -84,9 +89,9 @@ def list_media(sources: Sequence[SourceConfig], config: DataConfig) -> list[Medi
     """Every media file of the sources with its caption.
 
     Raises:
-        FileNotFoundError: a source is not there.
-        ValueError: a source holds nothing usable, a table is malformed, or captions are missing and must
-        not be.
+        FileNotFoundError: a source is not there, or nothing that a table names.
+        ValueError: a source holds nothing usable, a table is malformed, a text is not UTF-8, or captions are
+        missing and must not be.
     """
     found: list[MediaFile] = []
     without = 0
@@ -95,12 +100,11 @@ def list_media(sources: Sequence[SourceConfig], config: DataConfig) -> list[Medi
         if not entries:
             raise ValueError(f"data.sources: {source.path} holds no videos or pictures.")
         for path, caption, member, offset, size in entries:
-            if source.caption:
-                caption = source.caption
-            if caption is None:
+            text = (source.caption or caption or "").strip()
+            if not text:
                 without += 1
-                caption = _missing(member or path.name, config.missing_captions)
-            text = f"{config.caption_prefix}{caption}".strip()
+                text = _missing(member or path.name, config.missing_captions)
+            text = f"{config.caption_prefix.strip()} {text}".strip()
             found.append(MediaFile(path, text, source.repeats, member, offset, size))
     if without:
         log.warning(
@@ -134,9 +138,9 @@ def _entries(source: SourceConfig) -> Iterator[Entry]:
         if path.is_dir():
             yield from _frame_folders(path) if source.frame_folders else _folder(path)
         elif kind == ".jsonl":
-            yield from _jsonl(path, Path(source.media_root or path.parent))
+            yield from _existing(_jsonl(path, Path(source.media_root or path.parent)), path)
         elif kind == ".csv":
-            yield from _csv(path, Path(source.media_root or path.parent))
+            yield from _existing(_csv(path, Path(source.media_root or path.parent)), path)
         elif kind == ".tar":
             yield from _tar(path)
         elif kind in MEDIA_ENDINGS:
@@ -157,7 +161,25 @@ def _expand(pattern: str) -> list[str]:
 
 def _text_beside(path: Path) -> str | None:
     text = path.with_suffix(".txt")
-    return text.read_text(encoding="utf-8").strip() if text.is_file() else None
+    return _read_text(text).strip() if text.is_file() else None
+
+
+def _read_text(path: Path) -> str:
+    with _utf8(path):
+        return path.read_text(encoding=ENCODING)
+
+
+ENCODING = "utf-8-sig"
+"""UTF-8, and the mark that Windows' editors put in front of it is no part of the text."""
+
+
+@contextmanager
+def _utf8(path: Path) -> Iterator[None]:
+    """Name the file that is read within this block, should its text be in another encoding."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
 
 
 def _folder(folder: Path) -> Iterator[Entry]:
@@ -170,7 +192,7 @@ def _frame_folders(folder: Path) -> Iterator[Entry]:
     for path in sorted(p for p in folder.rglob("*") if p.is_dir()):
         if any(p.suffix.lower() in PICTURE_ENDINGS for p in path.iterdir()):
             inside = path / "caption.txt"
-            caption = inside.read_text(encoding="utf-8").strip() if inside.is_file() else None
+            caption = _read_text(inside).strip() if inside.is_file() else None
             yield (
                 path,
                 caption if caption is not None else _text_beside(path.with_name(path.name + ".frames")),
@@ -180,10 +202,14 @@ def _frame_folders(folder: Path) -> Iterator[Entry]:
             )
 
 
-def _jsonl(path: Path, root: Path) -> Iterator[Entry]:
+Row = tuple[Path, "str | None", int]
+"""Of a table: file, caption, line."""
+
+
+def _jsonl(path: Path, root: Path) -> Iterator[Row]:
     """Lines of ``{"video_path": ..., "caption": ...}``; ``file`` or ``path`` and ``text`` are understood
     too."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -195,12 +221,15 @@ def _jsonl(path: Path, root: Path) -> Iterator[Entry]:
             raise ValueError(
                 f"{path}, line {number} names no file (key video_path, image_path, file or path)."
             )
-        yield _existing(root / media, path, number), row.get("caption", row.get("text")), "", 0, -1
+        caption = row.get("caption", row.get("text"))
+        if not isinstance(caption, str | None):
+            raise ValueError(f"{path}, line {number}: the caption is {caption!r}, expected text.")
+        yield root / media, caption, number
 
 
-def _csv(path: Path, root: Path) -> Iterator[Entry]:
+def _csv(path: Path, root: Path) -> Iterator[Row]:
     """WebVid's columns ``videoid, page_dir, name`` (files ``page_dir/videoid.mp4``), or ``path, caption``."""
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding=ENCODING) as file, _utf8(path):
         reader = csv.DictReader(file)
         columns = set(reader.fieldnames or ())
         if not ({"videoid", "name"} <= columns or "path" in columns):
@@ -210,18 +239,29 @@ def _csv(path: Path, root: Path) -> Iterator[Entry]:
             )
         for number, row in enumerate(reader, start=2):
             if "path" in columns:
-                yield _existing(root / row["path"], path, number), row.get("caption"), "", 0, -1
+                yield root / row["path"], row.get("caption"), number
             else:
-                media = root / (row.get("page_dir") or "") / f"{row['videoid']}.mp4"
-                yield _existing(media, path, number), row["name"], "", 0, -1
+                yield root / (row.get("page_dir") or "") / f"{row['videoid']}.mp4", row["name"], number
 
 
-def _existing(media: Path, table: Path, line: int) -> Path:
-    if not media.exists():
+def _existing(rows: Iterator[Row], table: Path) -> Iterator[Entry]:
+    """A table's files; one that is not there is left out with a message.
+
+    Raises:
+        FileNotFoundError: none is there.
+    """
+    gone, there = None, False
+    for media, caption, line in rows:
+        if media.exists():
+            there = True
+            yield media, caption, "", 0, -1
+        else:
+            gone = media
+            log.warning("Left out: %s: there is no such file (%s, line %d)", media, table, line)
+    if gone and not there:
         raise FileNotFoundError(
-            f"{table}, line {line}: there is no file {media}. Is data.sources media_root right?"
+            f"{table} names no file that is there, such as {gone}. Is data.sources media_root right?"
         )
-    return media
 
 
 def _tar(path: Path) -> Iterator[Entry]:
@@ -234,10 +274,10 @@ def _tar(path: Path) -> Iterator[Entry]:
             for member in members:
                 stem, _, ending = member.name.rpartition(".")
                 if ending == "txt":
-                    texts[stem] = archive.extractfile(member).read().decode("utf-8").strip()
+                    texts[stem] = archive.extractfile(member).read().decode(ENCODING).strip()
                 elif ending == "json":
                     row = json.loads(archive.extractfile(member).read())
-                    if "caption" in row:
+                    if isinstance(row, dict) and isinstance(row.get("caption"), str):
                         texts.setdefault(stem, row["caption"])
     except (tarfile.TarError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} cannot be read as a WebDataset shard: {error}") from error
@@ -250,19 +290,24 @@ def _tar(path: Path) -> Iterator[Entry]:
 def content_hashes(files: Sequence[MediaFile], memo: Path) -> list[str]:
     """Content hash of each file; hashes of unchanged files are remembered in ``memo``."""
     known = json.loads(memo.read_text(encoding="utf-8")) if memo.is_file() else {}
-    hashes, changed = [], False
-    for file in files:
-        key, stamp = file.name, file.stamp()
-        entry = known.get(key)
-        if entry is None or entry["stamp"] != stamp:
-            digest = file.content_hash()
-            if entry is not None and entry["hash"] != digest:
-                log.warning("%s has changed since it was cached; it is encoded again", file.name)
-            known[key] = {"stamp": stamp, "hash": digest}
-            changed = True
-        hashes.append(known[key]["hash"])
-    if changed:
-        write_json(memo, known)
+    hashes, changed, last = [], False, time.monotonic()
+    try:
+        for file in files:
+            key, stamp = file.name, file.stamp()
+            entry = known.get(key)
+            if entry is None or entry["stamp"] != stamp:
+                digest = file.content_hash()
+                if entry is not None and entry["hash"] != digest:
+                    log.warning("%s has changed since it was cached; it is encoded again", file.name)
+                known[key] = {"stamp": stamp, "hash": digest}
+                changed = True
+            hashes.append(known[key]["hash"])
+            if changed and time.monotonic() - last > SECONDS_BETWEEN_WRITES:
+                write_json(memo, known)
+                changed, last = False, time.monotonic()
+    finally:  # reading terabytes takes hours: what is done stays done
+        if changed:
+            write_json(memo, known)
     return hashes
 
 

@@ -125,16 +125,19 @@ class Objective:
         """
         error = prediction.float() - noised.target
         if self.config.debiased and keys is not None:
-            error = _debias(error, self.config.debiased, keys)
+            num_real = [error.shape[1]] * len(keys) if mask is None else mask.sum(dim=1).int().tolist()
+            error = _debias(error, self.config.debiased, keys, num_real)
         frames = error.square().mean(dim=(2, 3, 4))  # (B, F)
         mask = torch.ones_like(frames) if mask is None else mask
         return (frames * mask).sum(dim=1) / mask.sum(dim=1) * noised.weights
 
 
-def _debias(error: torch.Tensor, beta: float, keys: Sequence[Key]) -> torch.Tensor:
+def _debias(error: torch.Tensor, beta: float, keys: Sequence[Key], num_real: Sequence[int]) -> torch.Tensor:
     """MotionDirector's change of variable, sqrt(beta^2 + 1) x - beta x_anchor: what all frames share counts
-    less."""
-    anchors = [int(randomness.stream(*key, "anchor").integers(error.shape[1])) for key in keys]
+    less. The anchor is one of each clip's real frames, which come before the padded ones."""
+    anchors = [
+        int(randomness.stream(*key, "anchor").integers(n)) for key, n in zip(keys, num_real, strict=True)
+    ]
     anchor = torch.stack([clip[index] for clip, index in zip(error, anchors, strict=True)])
     return (beta**2 + 1) ** 0.5 * error - beta * anchor.unsqueeze(1)
 
@@ -142,3 +145,9 @@ def _debias(error: torch.Tensor, beta: float, keys: Sequence[Key]) -> torch.Tens
 def bin_of(timestep: int, bins: int) -> int:
     """Which of ``bins`` equal timestep ranges a timestep lies in."""
     return min(timestep * bins // NUM_TIMESTEPS, bins - 1)
+
+
+def bin_range(number: int, bins: int) -> tuple[int, int]:
+    """First and last timestep of a range; of ``bins`` that do not divide 1000, some are one longer."""
+    first, following = (-(-n * NUM_TIMESTEPS // bins) for n in (number, number + 1))
+    return first, following - 1

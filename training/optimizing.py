@@ -57,7 +57,14 @@ def make_optimizer(trained: nn.Module, config: OptimizerConfig) -> torch.optim.O
         raise ValueError(f"optimizer.arguments do not suit {config.name}: {error}") from error
     for group in optimizer.param_groups:
         group["rate"] = group["lr"] / config.lr
+    if has_modes(optimizer):
+        optimizer.train()
     return optimizer
+
+
+def has_modes(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it takes gradients at other weights than are to be used, as schedule-free ones do."""
+    return hasattr(optimizer, "train") and hasattr(optimizer, "eval")
 
 
 def _find(name: str) -> type:
@@ -96,18 +103,35 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 @contextmanager
-def evaluation_weights(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+def evaluation_weights(
+    optimizer: torch.optim.Optimizer, weights: Mapping[str, torch.Tensor]
+) -> Iterator[None]:
     """Schedule-free optimizers keep two sets of weights; within this block the model has the one to be
     used."""
     inner = getattr(optimizer, "optimizer", optimizer)
-    switches = hasattr(inner, "eval") and hasattr(inner, "train")
-    if switches:
-        inner.eval()
+    if not has_modes(inner):
+        yield
+        return
+    kept = copies(weights)
+    inner.eval()
     try:
         yield
     finally:
-        if switches:
-            inner.train()
+        inner.train()
+        # It computes them back, and rounds: looking at a run would change it.
+        set_to(weights, kept)
+
+
+def copies(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights as they are now."""
+    return {name: w.detach().clone() for name, w in weights.items()}
+
+
+@torch.no_grad()
+def set_to(weights: Mapping[str, torch.Tensor], kept: Mapping[str, torch.Tensor]) -> None:
+    """Give weights other values, in place."""
+    for name, w in weights.items():
+        w.copy_(kept[name])
 
 
 class Ema:
@@ -134,13 +158,9 @@ class Ema:
     @contextmanager
     def applied(self, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
         """The model has the averaged weights within this block."""
-        kept = {name: w.detach().clone() for name, w in weights.items()}
-        with torch.no_grad():
-            for name, w in weights.items():
-                w.copy_(self.weights[name])
+        kept = copies(weights)
+        set_to(weights, self.weights)
         try:
             yield
         finally:
-            with torch.no_grad():
-                for name, w in weights.items():
-                    w.copy_(kept[name])
+            set_to(weights, kept)

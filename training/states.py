@@ -56,14 +56,17 @@ def save_state(
     for name, group in tensors.items():
         path = temporary / f"{name}.safetensors"
         if group:
-            save_tensors(path, group, {})
+            save_tensors(path, _apart(group), {})
             hashes[path.name] = _hash(path)
     write_json(temporary / "state.json", {"step": step, "hashes": hashes, "facts": facts})
     _sync_folder(temporary)
-    if final.exists():  # a damaged state of the same step
-        shutil.rmtree(final)
+    aside = final.with_name(f"{final.name}{REPLACED}")
+    if final.exists():  # no folder can be replaced in one go; the old one still counts meanwhile
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(final, aside)
     os.replace(temporary, final)
     _sync_folder(folder)
+    shutil.rmtree(aside, ignore_errors=True)
     for old in _states(folder)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -86,6 +89,10 @@ def load_state(path: Path) -> State:
         ValueError, OSError: it is not whole.
     """
     record = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    if not isinstance(record, dict) or not all(
+        isinstance(record.get(key), dict) for key in ("hashes", "facts")
+    ):
+        raise ValueError("state.json does not tell what the state holds")
     tensors = {}
     for name, expected in record["hashes"].items():
         if _hash(path / name) != expected:
@@ -103,8 +110,25 @@ def clean_up(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+REPLACED = ".old"
+"""Ending of a state while another of the same step takes its place."""
+
+
 def _states(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+    """From the oldest to the newest; a replaced one before the one that replaces it."""
+    found = [path for path in folder.glob("step-*") if path.is_dir()]
+    return sorted(found, key=lambda path: (path.stem, path.suffix != REPLACED))
+
+
+def _apart(group: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors that share no memory, as safetensors wants them: copies of those that do."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in group.items():
+        place = tensor.untyped_storage().data_ptr()
+        result[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return result
 
 
 def _hash(path: Path) -> str:
@@ -129,7 +153,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def pack_optimizer(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """An optimizer's ``state_dict`` as named tensors and JSON."""
+    """An optimizer's ``state_dict``, tables within it included, as named tensors and JSON."""
     tensors: dict[str, torch.Tensor] = {}
 
     def split(prefix: str, values: dict) -> dict[str, Any]:
@@ -137,6 +161,8 @@ def pack_optimizer(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict
         for key, value in values.items():
             if isinstance(value, torch.Tensor):
                 tensors[f"{prefix}.{key}"] = value
+            elif isinstance(value, dict):
+                plain[key] = split(f"{prefix}.{key}", value)
             else:
                 plain[key] = value
         return plain
@@ -155,7 +181,11 @@ def unpack_optimizer(
     groups = [dict(values) for values in plain["groups"]]
     for name, tensor in tensors.items():
         kind, index, key = name.split(".", 2)
-        (state.setdefault(int(index), {}) if kind == "state" else groups[int(index)])[key] = tensor
+        table = state.setdefault(int(index), {}) if kind == "state" else groups[int(index)]
+        *outer, key = key.split(".")
+        for part in outer:
+            table = table[part]
+        table[key] = tensor
     for group, now in zip(groups, present["param_groups"], strict=True):
         for key, value in group.items():
             if isinstance(value, list) and isinstance(now.get(key), tuple):

@@ -48,6 +48,12 @@ from .validate import held_out, validation_loss
 
 log = logging.getLogger(__name__)
 
+SKIPPED_STEPS_ALLOWED = 25
+"""In a row, by the fp16 scaler: halved as often, its scale of 65536 is below any that could help."""
+
+OPTIMIZER_SETTINGS = ("optimizer.name", "optimizer.arguments", "optimizer.lora_plus_ratio")
+"""Settings that live on in a state; changed ones could not take effect when it is resumed."""
+
 STEPS_TO_GRADIENT = 3
 """After as many steps every trained tensor must have had a gradient: fresh LoRA factors and fresh modules
 behind a zero projection get theirs in the second."""
@@ -225,7 +231,7 @@ class _Run:
 
         self.encodings, files, held = fill_cache(config, accelerator)
         self.data = ClipData(config, self.encodings, self.encodings.tracks(files))
-        self.held = ClipData(config, self.encodings, self.encodings.tracks(held)) if held else None
+        self.held = self._held_clips(held) if held else None
         self._describe_data()
 
         precision, looking = config.train.precision, config.samples.every > 0 and self.main
@@ -252,6 +258,7 @@ class _Run:
         self.step = 0
         self._losses: list[float] = []
         self._silent = set(self.weights)
+        self._skipped = 0
         self._stop = threading.Event()
         if state is not None:
             self._restore(state)
@@ -293,7 +300,8 @@ class _Run:
                     self._save()
         interrupted = self.step < steps
         if interrupted:
-            self._save()
+            if self.last_good != self.step:
+                self._save()
             log.warning("Interrupted after step %d; go on with --resume", self.step)
         file = None if interrupted else self._export(self.folder / f"{config.name}.safetensors", final=True)
         recent = self._losses[-50:]
@@ -318,7 +326,7 @@ class _Run:
                 noised = self.objective.noised(batch.latents, batch.keys)
                 losses = self._losses_of(batch, noised)
                 gathered = accelerator.gather(losses.detach())
-                self._require_finite(gathered, step, batch)
+                self._require_finite(gathered, step, batch, losses.detach())
                 accelerator.backward(losses.mean())
                 if accelerator.sync_gradients:
                     limit = self.config.optimizer.max_grad_norm or math.inf
@@ -328,7 +336,8 @@ class _Run:
                 self.optimizer.zero_grad()
             clip_losses += gathered.tolist()
             timesteps += accelerator.gather(noised.timesteps.to(accelerator.device)).tolist()
-        if self.ema is not None:
+        self._count_skipped(step, batch)
+        if self.ema is not None and not self.optimizer.step_was_skipped:
             self.ema.update(self.weights, step)
         loss = sum(clip_losses) / len(clip_losses)
         self._losses.append(loss)
@@ -360,15 +369,24 @@ class _Run:
 
     # --- guards ---
 
-    def _require_finite(self, losses: torch.Tensor, step: int, batch: Batch) -> None:
-        if not torch.isfinite(losses).all():
-            raise NonFinite(self._complaint("The loss", step, batch))
+    def _require_finite(self, gathered: torch.Tensor, step: int, batch: Batch, losses: torch.Tensor) -> None:
+        """Finite losses in all processes; ``losses`` are this one's."""
+        if not torch.isfinite(gathered).all():
+            bad = [n for n, ok in zip(batch.names, torch.isfinite(losses), strict=True) if not ok]
+            raise NonFinite(self._complaint("The loss", step, bad or ["of another process"]))
+
+    def _count_skipped(self, step: int, batch: Batch) -> None:
+        """An fp16 scaler skips steps until its scale fits; one that never fits would skip all of them."""
+        self._skipped = self._skipped + 1 if self.optimizer.step_was_skipped else 0
+        if self._skipped >= SKIPPED_STEPS_ALLOWED:
+            what = f"The gradient of {self._skipped} steps in a row, in train.precision = 'fp16',"
+            raise NonFinite(self._complaint(what, step, batch.names))
 
     def _require_gradients(self, norm: float, step: int, batch: Batch) -> None:
         """Finite gradients, and within the first steps one for every trained tensor."""
         # An fp16 scaler overflows now and then on purpose and skips the step.
         if not math.isfinite(norm) and self.accelerator.scaler is None:
-            raise NonFinite(self._complaint("The gradient", step, batch))
+            raise NonFinite(self._complaint("The gradient", step, batch.names))
         if not self._silent or self.accelerator.scaler is not None:
             return
         self._silent = {
@@ -387,12 +405,12 @@ class _Run:
                 )
             log.warning("%.0f%% of the trained tensors get no gradient, such as %s", 100 * share, some)
 
-    def _complaint(self, what: str, step: int, batch: Batch) -> str:
+    def _complaint(self, what: str, step: int, names: Sequence[str]) -> str:
         good = (
             f"The last good state is step {self.last_good}." if self.last_good else "There is no state yet."
         )
         return (
-            f"{what} is not finite in step {step + 1}, files {', '.join(batch.names)}. {good} Lower "
+            f"{what} is not finite in step {step + 1}, files {', '.join(names)}. {good} Lower "
             "optimizer.lr or "
             "lengthen the warm-up, and go on with --resume."
         )
@@ -463,11 +481,13 @@ class _Run:
 
     @contextmanager
     def _result_weights(self) -> Iterator[None]:
-        """The weights that would be exported: averaged ones, if there are any."""
+        """The model as it would be exported: averaged weights, if there are any, and no dropout."""
         with ExitStack() as stack:
-            stack.enter_context(evaluation_weights(self.optimizer))
+            stack.enter_context(evaluation_weights(self.optimizer, self.weights))
             if self.ema is not None:
                 stack.enter_context(self.ema.applied(self.weights))
+            self.denoiser.eval()
+            stack.callback(self.denoiser.train)
             yield
 
     def _export(self, path: Path, final: bool) -> Path:
@@ -546,6 +566,11 @@ class _Run:
         if state.facts["fingerprint"] != self._fingerprint:
             log.warning("The data has changed since the state was saved: from here on the run is another one")
         for key, (old, new) in _changes(state.facts["config"], to_dict(self.config)).items():
+            if key.startswith(OPTIMIZER_SETTINGS):
+                raise ValueError(
+                    f"{key} was {old!r} in the run so far, is {new!r}: the optimizer's state would not fit. "
+                    "Set it back, or choose another output."
+                )
             log.warning("Resuming with another setting: %s was %r, is %r", key, old, new)
         with torch.no_grad():
             for name, weight in self.weights.items():
@@ -556,20 +581,29 @@ class _Run:
         )
         inner.load_state_dict(state_like(moments, inner))
         if self.ema is not None:
+            # Switched on since, the average begins with the weights of now.
+            average = state.tensors.get("ema", saved)
             for name, weight in self.ema.weights.items():
-                weight.copy_(like(state.tensors["ema"][name], weight))
+                weight.copy_(like(average[name], weight))
         if state.facts["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state.facts["scaler"])
         self.step = state.step
         self._losses = state.facts["losses"]
         log.info("Resuming after step %d", state.step)
 
+    def _held_clips(self, held: list[MediaFile]) -> ClipData | None:
+        """Clips for validation; a run does without where none can be used."""
+        try:
+            return ClipData(self.config, self.encodings, self.encodings.tracks(held))
+        except ValueError as error:
+            log.warning("There is no validation: of the held-out files none is usable. %s", error)
+            return None
+
     def _describe_data(self) -> None:
         listed = [(t.key, t.caption, t.num_frames, t.bucket) for t in self.data.tracks]
         self._fingerprint = digest(json.dumps(listed), 32)
-        if self.data.too_short:
-            some = ", ".join(self.data.too_short[:5])
-            log.warning("%d files are too short and left out: %s", len(self.data.too_short), some)
+        if self.config.train.batch_size > 1:
+            self.data.require_common_length()
         if not self.encodings.has_variance(self.data.tracks[0]):
             log.info("This VAE gives points, no distributions: latents are the same in every epoch")
 

@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ..motion_core.schedules import NUM_TIMESTEPS
 from . import randomness
 from .config import ValidationConfig
 from .dataset import Batch, ClipData
-from .objective import Key, Objective, bin_of
+from .objective import Key, Objective, bin_range
 
 Predict = Callable[[Batch, torch.Tensor, torch.Tensor], torch.Tensor]
 """(batch, noisy latents, timesteps) -> prediction (B, F, C, H, W)."""
@@ -37,23 +36,24 @@ def validation_loss(
     Returns:
         ``validation/loss`` and ``validation/t000-249`` ... for each range.
     """
-    width = NUM_TIMESTEPS // config.bins
     sums = [0.0] * config.bins
     clips = range(min(len(data), config.max_clips))
     for index in clips:
         for number in range(config.bins):
             key: Key = (seed, "validation", f"{data.tracks[index].key}.{number}")
             batch = data.load([index], [key], training=False)
-            timestep = int(randomness.stream(*key, "timestep").integers(number * width, (number + 1) * width))
+            first, last = bin_range(number, config.bins)
+            timestep = int(randomness.stream(*key, "timestep").integers(first, last + 1))
             noised = objective.noised(batch.latents, [key], [timestep])
             prediction = predict(batch, noised.latents, noised.timesteps)
             # Unweighted: a change of loss weights must not move this curve.
             error = (prediction.float().cpu() - noised.target).square().mean(dim=(2, 3, 4))
             if batch.mask is not None:
                 error = (error * batch.mask).sum(dim=1) / batch.mask.sum(dim=1)
-            sums[bin_of(timestep, config.bins)] += float(error.mean())
+            sums[number] += float(error.mean())
     means = [total / len(clips) for total in sums]
     result = {"validation/loss": sum(means) / len(means)}
     for number, value in enumerate(means):
-        result[f"validation/t{number * width:03d}-{(number + 1) * width - 1:03d}"] = value
+        first, last = bin_range(number, config.bins)
+        result[f"validation/t{first:03d}-{last:03d}"] = value
     return result

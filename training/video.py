@@ -5,21 +5,27 @@ What is done about the odd cases:
 - *variable frame rate*: frames are chosen by their time stamps, never by counting;
 - *too slow for the wanted rate*: refused, because frames would repeat silently (`data.repeat_slow_video`
   allows it);
-- *rotated phone videos*: turned upright by the file's rotation mark;
+- *rotated phone videos and pictures*: turned upright by the file's rotation mark;
 - *transparency*: laid over `data.background`;
+- *16-bit greys*: scaled to 8 bits; greys without a known range (32 bits, floats) are refused;
+- *folders of frames*: have no times and count as being at the wanted rate;
 - *damaged files*: :class:`Unreadable` with the reason; the caller reports each once and goes on without.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
-from PIL import Image, ImageColor, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageOps
+
+log = logging.getLogger(__name__)
 
 VIDEO_ENDINGS = {
     ".mp4",
@@ -38,12 +44,28 @@ VIDEO_ENDINGS = {
 PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 MEDIA_ENDINGS = VIDEO_ENDINGS | PICTURE_ENDINGS
 
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""Codec -> decoder that gives its transparency too; FFmpeg's own leave it out."""
+
 REPEATS_TOLERATED = 0.02
 """Part of the grid that may show a frame twice, so that 29.97 serves a wish for 30."""
 
 
 class Unreadable(Exception):
     """A file that cannot be used, with the reason as text."""
+
+    passing: bool = False
+    """Whether the machine had an error (no memory, too many open files), and the file may be fine."""
+
+    @classmethod
+    def by(cls, error: BaseException) -> Unreadable:
+        """From what a decoder raised."""
+        unreadable = cls(f"{type(error).__name__}: {error}")
+        # What decoders say of a file's content carries no number of the operating system.
+        unreadable.passing = isinstance(error, MemoryError) or (
+            isinstance(error, OSError) and error.errno is not None
+        )
+        return unreadable
 
 
 @dataclass(frozen=True)
@@ -67,7 +89,8 @@ def timed_frames(source: Path | bytes, name: str, background: str) -> Iterator[T
     """All frames of a file in order.
 
     Args:
-        source: a file, a folder of frames (numbered 0, 1, 2 seconds; they have no times), or a file's bytes.
+        source: a file, a file's bytes, or a folder of frames, which have no times and are numbered 0, 1, 2:
+            take every one of them, for they count as being at the wanted rate.
         name: file name, for its ending.
         background: colour behind transparency, ``#rrggbb``.
 
@@ -83,8 +106,17 @@ def timed_frames(source: Path | bytes, name: str, background: str) -> Iterator[T
 
 
 def _opaque(image: Image.Image, background: str) -> Image.Image:
-    """RGB, transparency laid over the background."""
-    if image.mode == "RGB":
+    """RGB, transparency laid over the background.
+
+    Raises:
+        Unreadable: its greys have no known range.
+    """
+    if image.mode.startswith("I;16"):  # Pillow's own conversion cuts off above 255
+        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise Unreadable(f"its pixels are of mode {image.mode}, expected 8 or 16 bits; save it with 8")
+    # One colour of a PNG may stand for transparency; animations leave numbers of palettes there.
+    if image.mode == "RGB" and not isinstance(image.info.get("transparency"), tuple):
         return image
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -111,10 +143,13 @@ def _pictures(source: Path | bytes, name: str, background: str) -> Iterator[Time
             for index in range(getattr(image, "n_frames", 1)):
                 image.seek(index)
                 image.load()  # the duration of a WEBP's frame is only right once the frame is loaded
-                yield TimedFrame(time, _opaque(image, background).copy())
+                upright = ImageOps.exif_transpose(image)
+                yield TimedFrame(time, _opaque(upright, background).copy())
                 time += (image.info.get("duration") or 100) / 1000
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
-        raise Unreadable(f"{type(error).__name__}: {error}") from error
+    except Unreadable:
+        raise
+    except Exception as error:  # of damaged files, Pillow raises nearly anything
+        raise Unreadable.by(error) from error
 
 
 def _video(source: Path | bytes, name: str, background: str) -> Iterator[TimedFrame]:
@@ -124,17 +159,31 @@ def _video(source: Path | bytes, name: str, background: str) -> Iterator[TimedFr
             if not container.streams.video:
                 raise Unreadable("no picture stream")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise Unreadable("no decoder for its picture stream")
             stream.thread_type = "AUTO"
             rate = float(stream.average_rate or stream.guessed_rate or 0)
             start = None
-            for index, frame in enumerate(container.decode(stream)):
+            for index, frame in enumerate(_decoded(container, stream, name)):
                 if frame.time is None and not rate:
                     raise Unreadable("neither time stamps nor a frame rate")
                 time = index / rate if frame.time is None else frame.time
                 start = time if start is None else start
                 yield TimedFrame(max(time - start, 0.0), _upright(frame, background))
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise Unreadable(f"{type(error).__name__}: {error}") from error
+        raise Unreadable.by(error) from error
+
+
+def _decoded(container: Any, stream: Any, name: str) -> Iterator[av.VideoFrame]:
+    """Frames with their transparency, if the stream has any."""
+    decoder = ALPHA_DECODERS.get(stream.codec_context.name)
+    if decoder is None or stream.metadata.get("alpha_mode") != "1":
+        return container.decode(stream)
+    if decoder not in av.codecs_available:
+        log.warning("%s: its transparency is lost, this PyAV has no %s", name, decoder)
+        return container.decode(stream)
+    context = av.CodecContext.create(decoder, "r")
+    return (frame for packet in container.demux(stream) for frame in context.decode(packet))
 
 
 def _upright(frame: av.VideoFrame, background: str) -> Image.Image:

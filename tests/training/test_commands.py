@@ -1,11 +1,14 @@
 """The command line: every command once, on a run of two steps."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
 from animatediff_flipbook.motion_core.checkpoint import open_motion_module
 from animatediff_flipbook.motion_core.lora import read_lora, save_motion_lora
+from animatediff_flipbook.training import encode
 from animatediff_flipbook.training.__main__ import main
 from animatediff_flipbook.training.config import to_dict
 from PIL import Image
@@ -102,3 +105,37 @@ def test_mistakes_end_with_one_sentence(run, capsys, tmp_path):
     assert main(["train", str(path), "train.stepz=1"]) == 1
     assert "Did you mean 'steps'" in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "none.safetensors"), "x.safetensors"]) == 1
+
+
+def test_stopped_while_encoding_what_is_done_is_kept(settings, tmp_path, monkeypatch, caplog):
+    config = settings(tmp_path / "run", f"cache.folder={tmp_path / 'cache'}")
+    path = tmp_path / "config.toml"
+    path.write_text(toml(to_dict(config)))
+    decode, decoded = encode.tracks_of_file, []
+
+    def stops(file, *rest):
+        decoded.append(file.name)
+        if len(decoded) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return decode(file, *rest)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(encode, "tracks_of_file", stops)
+    # Should nobody take the signal, the test fails instead of ending the session.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        assert main(["cache", str(path)]) == 130
+        assert main(["cache", str(path)]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert len(decoded) == 4 + 3, "three files were finished before the signal"
+
+
+def test_overrides_may_stand_on_both_sides_of_an_option(run, capsys):
+    path, folder = run
+    arguments = ["train", str(path), "train.steps=2", "--resume", "train.stepz=1"]
+    assert main(arguments) == 1
+    assert "Did you mean 'steps'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["train", str(path), "--resumee", "train.steps=2"])
+    assert "--resumee" in capsys.readouterr().err

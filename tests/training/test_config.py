@@ -78,6 +78,33 @@ def test_plain_data_and_back(write):
         ("data.sources.3.path=x", "no place in a list of 1"),
         ("nonsense", "no override"),
         ("base={}", "'base.checkpoint' is missing"),
+        (("train.steps=1", "train.steps.x.y=1"), r"train\.steps\.x\.y: train\.steps is a value, not a table"),
+        ("data.sources=[{path='a', repeats=0}]", r"data\.sources\.0\.repeats = 0: must be at least 1"),
+        ("validation.sources=[{path='a', repeats=0}]", r"validation\.sources\.0\.repeats = 0"),
+        ("data.resolutions=[]", "at least one"),
+        ("data.fps=inf", "data.fps must be finite"),
+        ("data.fps=nan", "data.fps must be finite"),
+        ("optimizer.lr=inf", "optimizer.lr must be finite"),
+        ("data.max_frames_per_file=0", "must be at least 1"),
+        ("data.min_frames=0", "must be at least 1"),
+        ("motion.num_heads=0", "must be at least 1"),
+        ("motion.pe_length=-1", "must be at least 0"),
+        ("lora.alpha=-1", "must be at least 0"),
+        ("cache.shard_megabytes=0", "must be at least 1"),
+        ("objective.beta_start=0.02", "beta_start, beta_end.*0 < start <= end < 1"),
+        ("objective.beta_end=1.5", "0 < start <= end < 1"),
+        ("objective.offset_noise=-0.1", "must be at least 0"),
+        ("optimizer.final_lr=-1", "must be at least 0"),
+        ("optimizer.warmup_steps=-1", "must be at least 0"),
+        ("optimizer.max_grad_norm=-1", "must be at least 0"),
+        ("optimizer.lora_plus_ratio=0", "must be positive"),
+        ("train.threads=-1", "must be at least 0"),
+        ("validation.every=-1", "must be at least 0"),
+        ("validation.max_clips=0", "must be at least 1"),
+        ("validation.bins=1001", "1 to 1000"),
+        ("samples.every=-1", "must be at least 0"),
+        ("samples.steps=0", "must be at least 1"),
+        ("export.every=-1", "must be at least 0"),
     ],
 )
 def test_refusals_name_what_is_allowed(write, override, words):
@@ -127,3 +154,10 @@ def test_recipes_are_valid(recipe):
 def test_there_is_a_recipe_for_every_stage():
     stages = {configuration.load(path).stage for path in RECIPES.glob("*.toml")}
     assert stages == {"domain_adapter", "motion_module", "motion_lora"}
+
+
+def test_recipes_are_installed_and_say_what_loss_to_expect():
+    project = configuration.tomllib.loads((RECIPES.parents[1] / "pyproject.toml").read_text())
+    data = project["tool"]["setuptools"]["package-data"]["animatediff_flipbook.training"]
+    assert {path for pattern in data for path in RECIPES.parent.glob(pattern)} >= set(RECIPES.glob("*.toml"))
+    assert all("\n# Loss " in path.read_text() for path in RECIPES.glob("*.toml"))

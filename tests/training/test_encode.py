@@ -5,11 +5,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from animatediff_flipbook.training import encode
+from animatediff_flipbook.training import encode, video
 from animatediff_flipbook.training.cache import Store
-from animatediff_flipbook.training.dataset import ClipData, Schedule
-from animatediff_flipbook.training.encode import Encodings, mirrored_caption
+from animatediff_flipbook.training.dataset import ClipData, Schedule, stacked
+from animatediff_flipbook.training.encode import Encodings, LiveEncodings, mirrored_caption, text_key
 from animatediff_flipbook.training.media import list_media
+from PIL import Image
 
 
 class FakeBase:
@@ -56,7 +57,7 @@ def test_everything_is_encoded_once(make):
 
 
 def test_interrupted_it_goes_on(make, monkeypatch):
-    config, store, files = make("cache.shard_megabytes=0")  # a shard per file
+    _, store, files = make()
 
     class Stops(FakeBase):
         def encode_pixels(self, pixels):
@@ -66,11 +67,91 @@ def test_interrupted_it_goes_on(make, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         store.fill(Stops(), files)
-    _, store, _ = make("cache.shard_megabytes=0")
+    _, store, _ = make()
     base = FakeBase()
     store.fill(base, files)
     assert base.encoded == 3 * 8, "what was written is not made again"
     assert len(store.tracks(files)) == 6
+
+
+def test_finished_files_go_to_the_disk_every_minute(make, monkeypatch):
+    _, store, files = make()
+    monkeypatch.setattr(encode, "SECONDS_BETWEEN_WRITES", 0.0)
+    written = []
+    store.fill(FakeBase(), files, lambda *_: written.append(len(list(store.latents.folder.glob("shard-*")))))
+    assert written[:3] == [1, 2, 3]
+    assert len(list(store.text.folder.glob("shard-*"))) > 1
+
+
+def test_a_file_stopped_between_its_tracks_is_made_again(make):
+    _, store, files = make("data.horizontal_flip=true")
+
+    class Stops(FakeBase):
+        def encode_pixels(self, pixels):
+            if self.encoded >= 8:
+                raise KeyboardInterrupt  # between a file's track and its mirror
+            return super().encode_pixels(pixels)
+
+    with pytest.raises(KeyboardInterrupt):
+        store.fill(Stops(), files)
+    _, store, _ = make("data.horizontal_flip=true")
+    store.fill(FakeBase(), files)
+    assert all(f"{track.mirror}.mean" in store.latents for track in store.tracks(files))
+
+
+def test_a_deleted_shard_is_made_again_beside_the_others(make):
+    _, store, files = make()
+    for part in (files[:3], files[3:]):
+        store.fill(FakeBase(), part)
+    sorted(store.latents.folder.glob("shard-*"))[0].unlink()
+    _, store, _ = make()
+    base = FakeBase()
+    store.fill(base, files)
+    assert base.encoded == 3 * 8
+    _, store, _ = make()
+    assert store.missing(files) == ([], []), "no other shard was overwritten"
+
+
+def test_a_machine_s_error_is_tried_again_in_the_next_run(make, monkeypatch, caplog):
+    _, store, files = make()
+    decode = video.av.open
+
+    def fails_once(*args, **kwargs):
+        monkeypatch.setattr(video.av, "open", decode)
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(video.av, "open", fails_once)
+    store.fill(FakeBase(), files)
+    assert len(store.tracks(files)) == 5
+    assert "Too many open files" in caplog.text
+    _, store, _ = make()
+    base = FakeBase()
+    store.fill(base, files)
+    assert base.encoded == 8
+    assert len(store.tracks(files)) == 6
+
+
+def test_a_changed_stride_needs_no_other_encodings(make):
+    config, store, files = make()
+    assert clip_data(config, store, files).tracks[0].stride == 1
+    config, store, files = make("data.stride=2")
+    base = FakeBase()
+    store.fill(base, files)
+    data = ClipData(config, store, store.tracks(files))
+    assert base.encoded == 0
+    assert data.window(data.tracks[0], (7, 0, 0)).indices in ([0, 2, 4, 6], [1, 3, 5, 7])
+
+
+def test_a_folder_of_frames_is_at_the_rate_of_training(make, tmp_path):
+    folder = tmp_path / "data" / "clip"
+    folder.mkdir(parents=True)
+    for number in range(6):
+        Image.new("RGB", (64, 64), (8 * number,) * 3).save(folder / f"{number}.png")
+    config, store, files = make(
+        "data.fps=24", f"data.sources=[{{path='{tmp_path / 'data'}', frame_folders=true}}]"
+    )
+    store.fill(FakeBase(), files)
+    assert [track.num_frames for track in store.tracks(files)] == [6]
 
 
 def test_a_damaged_shard_is_made_again(make, caplog):
@@ -129,6 +210,23 @@ def test_unreadable_files_are_reported_once_and_never_retried(make, clips, tmp_p
     _, store, files = make(source)
     store.fill(FakeBase(), files)
     assert not tried
+
+
+def test_looking_at_files_goes_on_where_it_was_stopped(settings, tmp_path, monkeypatch):
+    config = settings(tmp_path / "run", f"cache.folder={tmp_path / 'cache'}", "cache.mode=off")
+    files = list_media(config.data.sources, config.data)
+    looked, look = [], encode.tracks_of_file
+
+    def stops(file, *rest):
+        if len(looked) == 4:
+            raise KeyboardInterrupt
+        looked.append(file.name)
+        return look(file, *rest)
+
+    monkeypatch.setattr(encode, "tracks_of_file", stops)
+    with pytest.raises(KeyboardInterrupt):
+        LiveEncodings(config, "base").fill(None, files)
+    assert len(LiveEncodings(config, "base").missing(files)[0]) == 2
 
 
 def test_nothing_usable_is_an_error(make, tmp_path):
@@ -215,8 +313,38 @@ def test_mirrored_samples_have_mirrored_captions(make):
     assert seen == {float(len(text)) for text in texts}
 
 
-def test_words_change_sides():
-    assert mirrored_caption("Left turn, leftmost, right.") == "Right turn, rightmost, left."
+@pytest.mark.parametrize(
+    ("text", "mirrored"),
+    [
+        ("Left turn, leftmost, right.", "Right turn, rightmost, left."),
+        ("LEFT, rightwards, left-hand", "RIGHT, leftwards, right-hand"),
+        ("a bright dog, upright, drives left,right", "a bright dog, upright, drives right,left"),
+        ("a frightened thief, leftovers", "a frightened thief, leftovers"),
+    ],
+)
+def test_words_change_sides(text, mirrored):
+    assert mirrored_caption(text) == mirrored
+    assert mirrored_caption(mirrored) == text
+
+
+def test_captions_of_different_lengths_share_a_batch():
+    two, three = torch.randn(154, 4), torch.randn(231, 4)
+    both = stacked([two, three])
+    assert both.shape == (2, 462, 4)
+    assert torch.equal(both[0], two.repeat(3, 1))
+    assert torch.equal(both[1], three.repeat(2, 1))
+    with pytest.raises(ValueError, match="77 and 385 tokens cannot share a batch"):
+        stacked([torch.zeros(77, 4), torch.zeros(385, 4)])
+
+
+def test_captions_too_long_to_share_batches_are_found_beforehand(make):
+    config, store, files = make()
+    data = clip_data(config, store, files)
+    data.require_common_length()
+    key = text_key(files[0].caption)
+    store.text.put(f"{key}.states", torch.zeros(20, 8))
+    with pytest.raises(ValueError, match="4 and 20 tokens"):
+        data.require_common_length()
 
 
 def test_camera_clips(make):

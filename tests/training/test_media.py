@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 from animatediff_flipbook.training.config import DataConfig, SourceConfig
-from animatediff_flipbook.training.media import content_hashes, list_media
+from animatediff_flipbook.training.media import MediaFile, content_hashes, list_media
 
 
 def listed(*sources: SourceConfig, **settings) -> list[tuple[str, str]]:
@@ -48,6 +48,9 @@ def test_jsonl(clips, tmp_path):
     table.write_text('{"path": "gone.mp4"}')
     with pytest.raises(FileNotFoundError, match="media_root"):
         listed(SourceConfig(path=str(table)))
+    table.write_text('{"path": "clip1.mp4", "caption": 7}')
+    with pytest.raises(ValueError, match="line 1: the caption is 7, expected text"):
+        listed(SourceConfig(path=str(table), media_root=str(clips)))
 
 
 def test_csv_with_the_columns_of_webvid(clips, tmp_path):
@@ -109,3 +112,83 @@ def test_hashes_are_remembered_and_changes_noticed(clips, tmp_path, caplog):
     shutil.copy(clips / "clip1.mp4", video)
     assert content_hashes(list_media([source], DataConfig()), memo) != first
     assert [r for r in caplog.records if "has changed" in r.message]
+
+
+def test_hashes_survive_an_interruption(clips, tmp_path, monkeypatch):
+    files = list_media([SourceConfig(path=str(clips))], DataConfig())
+    memo = tmp_path / "memo.json"
+    hashed = []
+    content_hash = MediaFile.content_hash
+
+    def stops(self):
+        if len(hashed) == 3:
+            raise KeyboardInterrupt
+        hashed.append(self.name)
+        return content_hash(self)
+
+    monkeypatch.setattr(MediaFile, "content_hash", stops)
+    with pytest.raises(KeyboardInterrupt):
+        content_hashes(files, memo)
+    monkeypatch.setattr(
+        MediaFile, "content_hash", lambda self: hashed.append(self.name) or content_hash(self)
+    )
+    content_hashes(files, memo)
+    assert hashed == [file.name for file in files], "each is read once"
+
+
+def test_tars_of_the_same_name_are_told_apart(clips, tmp_path, monkeypatch):
+    for number, folder in enumerate(("train", "held")):
+        (tmp_path / folder).mkdir()
+        with tarfile.open(tmp_path / folder / "0000.tar", "w") as archive:
+            archive.add(clips / f"clip{number}.mp4", "000.mp4")
+    sources = [SourceConfig(path=str(tmp_path / folder / "0000.tar")) for folder in ("train", "held")]
+    files = list_media(sources, DataConfig())
+    first = content_hashes(files, tmp_path / "memo.json")
+    monkeypatch.setattr(MediaFile, "content_hash", None)  # nothing is left to hash
+    assert content_hashes(files, tmp_path / "memo.json") == first
+
+
+@pytest.mark.parametrize(
+    "rows", ["path,caption\ngone.mp4,a\nclip0.mp4,b\n", "videoid,name\ngone,a\nclip0,b\n"]
+)
+def test_a_row_without_its_file_is_left_out_and_named(rows, clips, tmp_path, caplog):
+    table = tmp_path / "list.csv"
+    table.write_text(rows)
+    assert listed(SourceConfig(path=str(table), media_root=str(clips))) == [("clip0.mp4", "b")]
+    said = [record.message for record in caplog.records if "gone.mp4" in record.message]
+    assert len(said) == 1
+    assert "line 2" in said[0]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(clips, tmp_path):
+    shutil.copy(clips / "clip0.mp4", tmp_path / "a.mp4")
+    (tmp_path / "a.txt").write_text("a dog", encoding="utf-8-sig")
+    (tmp_path / "list.csv").write_text("path,caption\na.mp4,a dog\n", encoding="utf-8-sig")
+    (tmp_path / "list.jsonl").write_text('{"path": "a.mp4", "caption": "a dog"}', encoding="utf-8-sig")
+    for name in ("", "list.csv", "list.jsonl"):
+        assert listed(SourceConfig(path=str(tmp_path / name))) == [("a.mp4", "a dog")]
+
+
+def test_other_encodings_are_refused_by_name(clips, tmp_path):
+    shutil.copy(clips / "clip0.mp4", tmp_path / "a.mp4")
+    (tmp_path / "a.txt").write_bytes("café".encode("latin-1"))
+    (tmp_path / "list.csv").write_bytes("path,caption\na.mp4,café\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="a.txt is not UTF-8"):
+        listed(SourceConfig(path=str(tmp_path)))
+    with pytest.raises(ValueError, match="list.csv is not UTF-8"):
+        listed(SourceConfig(path=str(tmp_path / "list.csv")))
+
+
+def test_an_empty_caption_is_a_missing_one(clips, tmp_path):
+    shutil.copy(clips / "clip0.mp4", tmp_path / "a.mp4")
+    (tmp_path / "a.txt").write_text(" \n")
+    (tmp_path / "list.csv").write_text("path,caption\na.mp4,\n")
+    for name in ("", "list.csv"):
+        source = SourceConfig(path=str(tmp_path / name))
+        assert listed(source, missing_captions="name") == [("a.mp4", "a")]
+
+
+def test_the_prefix_is_a_word_of_its_own(clips):
+    assert listed(SourceConfig(path=str(clips)), caption_prefix="sks")[0][1] == "sks a red square left"
+    shown = SourceConfig(path=str(clips), caption="a dog")
+    assert listed(shown, caption_prefix="sks, ")[0][1] == "sks, a dog"

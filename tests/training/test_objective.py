@@ -5,7 +5,7 @@ import torch
 from animatediff_flipbook.motion_core.schedules import LINEAR, SQRT_LINEAR, alphas_cumprod
 from animatediff_flipbook.training import randomness
 from animatediff_flipbook.training.config import ObjectiveConfig
-from animatediff_flipbook.training.objective import Objective, bin_of
+from animatediff_flipbook.training.objective import Objective, bin_of, bin_range
 
 KEYS = [(7, 0, slot) for slot in range(3)]
 LATENTS = randomness.gaussian((3, 5, 4, 8, 8), "latents")
@@ -117,5 +117,22 @@ def test_debiased_loss_weakens_what_frames_share():
     assert torch.allclose(objective().losses(shared, noised, None, KEYS), torch.ones(3), atol=1e-4)
 
 
-def test_bins():
-    assert [bin_of(t, 4) for t in (0, 249, 250, 999)] == [0, 0, 1, 3]
+def test_the_debiased_loss_has_its_anchor_among_real_frames():
+    loss = objective(debiased=1.0)
+    noised = loss.noised(LATENTS[:1], KEYS[:1])
+    mask = torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0]])
+    prediction = noised.target.clone()
+    prediction[:, 2:] += 100
+    for slot in range(20):
+        assert float(loss.losses(prediction, noised, mask, [(7, 0, slot)])) == 0
+
+
+@pytest.mark.parametrize("bins", [1, 3, 4, 7, 16, 1000])
+def test_bins(bins):
+    ranges = [bin_range(number, bins) for number in range(bins)]
+    assert [t for low, high in ranges for t in range(low, high + 1)] == list(range(1000))
+    assert all(bin_of(t, bins) == n for n, (low, high) in enumerate(ranges) for t in (low, high))
+
+
+def test_four_bins_are_quarters():
+    assert [bin_range(number, 4) for number in range(4)] == [(0, 249), (250, 499), (500, 749), (750, 999)]

@@ -1,6 +1,7 @@
 """Killed at any moment and resumed, a run ends with the bits of an uninterrupted one."""
 
 import json
+import os
 import random
 import signal
 import time
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from animatediff_flipbook.tests.support_training import start_training
-from animatediff_flipbook.training.states import load_state, newest_state
-from animatediff_flipbook.training.train import train
+from animatediff_flipbook.training import train as training
+from animatediff_flipbook.training.states import clean_up, load_state, newest_state, save_state
+from animatediff_flipbook.training.train import _Run, train
 from safetensors.torch import load_file
 
 STEPS = 12
@@ -120,3 +122,75 @@ def test_resuming_with_other_settings_is_said(stage_settings, tmp_path, caplog):
     assert "optimizer.lr was 0.001, is 0.0005" in caplog.text
     with pytest.raises(ValueError, match="2 clips per step, now there are 4"):
         train(stage_settings("domain_adapter", tmp_path, "train.steps=4", "train.batch_size=4"), resume=True)
+
+
+def test_an_average_that_begins_later_begins_with_the_weights_of_then(stage_settings, tmp_path):
+    train(stage_settings("domain_adapter", tmp_path, "train.steps=2"))
+    config = stage_settings("domain_adapter", tmp_path, "train.steps=3", "train.ema_decay=0.9")
+    run = _Run(config, resume=True)
+    try:
+        assert all(torch.equal(run.ema.weights[name], weight) for name, weight in run.weights.items())
+    finally:
+        run.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["optimizer.arguments={weight_decay=0.5}", "optimizer.name=SGD", "optimizer.lora_plus_ratio=4.0"],
+)
+def test_an_optimizer_s_state_goes_on_with_its_own_settings_only(change, stage_settings, tmp_path):
+    train(stage_settings("domain_adapter", tmp_path, "train.steps=1"))
+    with pytest.raises(ValueError, match=rf"{change.split('=')[0]}.* was .*, is .* Set it back"):
+        train(stage_settings("domain_adapter", tmp_path, "train.steps=2", change), resume=True)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"step": 3, "hashes": {}, "facts": null}'])
+def test_a_state_without_its_facts_is_passed_over(content, stage_settings, tmp_path, caplog):
+    train(stage_settings("domain_adapter", tmp_path, "train.steps=2", "checkpoints.every=1"))
+    newest = sorted((tmp_path / "checkpoints").glob("step-*"))[-1]
+    (newest / "state.json").write_text(content)
+    assert newest_state(tmp_path / "checkpoints").step == 1
+    assert f"State {newest.name} is damaged" in caplog.text
+
+
+def test_stopped_at_a_checkpoint_a_state_is_written_once(stage_settings, tmp_path, monkeypatch):
+    run = _Run(stage_settings("domain_adapter", tmp_path, "checkpoints.every=2", "train.steps=9"), False)
+    saved, step = [], run._optimizer_step
+    monkeypatch.setattr(training, "save_state", lambda folder, number, *_: saved.append(number))
+
+    def stops(number: int) -> dict:
+        if number == 3:
+            run._stop.set()
+        return step(number)
+
+    monkeypatch.setattr(run, "_optimizer_step", stops)
+    run.loop()
+    run.close()
+    assert saved == [2, 4]
+
+
+def test_writing_a_state_again_leaves_one_at_any_moment(tmp_path, monkeypatch):
+    weights = {"weights": {"a": torch.ones(2)}}
+    save_state(tmp_path, 1, weights, {"old": True}, keep=1)
+    save_state(tmp_path, 1, weights, {"old": False}, keep=1)
+    assert newest_state(tmp_path).facts == {"old": False}
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    move, moves = os.replace, []
+
+    def killed(source, target) -> None:
+        if Path(target).name.startswith("step-"):
+            moves.append(target)
+            if len(moves) == 2:
+                raise KeyboardInterrupt
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_state(tmp_path, 1, weights, {"old": True}, keep=1)
+    monkeypatch.undo()
+    assert newest_state(tmp_path).facts == {"old": False}
+    save_state(tmp_path, 1, weights, {"old": True}, keep=1)
+    assert newest_state(tmp_path).facts == {"old": True}
+    save_state(tmp_path, 2, weights, {}, keep=1)
+    clean_up(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]

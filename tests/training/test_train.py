@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -192,8 +193,67 @@ def test_metadata_tells_what_the_run_was(stage_settings, tmp_path):
         "format": "motion_lora", "stage": "motion_lora", "rank": "4", "alpha": "2.0", "frames": "4",
         "fps": "8",
         "resolution": "64x64", "steps": "3", "seed": "7", "licence": "CC0", "beta_schedule": "sqrt_linear",
-        "prediction": "eps", "unet_groupnorm": "per_frame",
+        "prediction": "v", "unet_groupnorm": "per_frame",
     }.items():  # fmt: skip
         assert facts[key] == value, key
     assert json.loads(facts["config"])["train"]["steps"] == 3
     assert str(tmp_path) not in facts["config"], "folders of the machine do not travel"
+
+
+def test_only_the_bad_clips_are_named(run_of):
+    run = run_of("motion_module", "train.batch_size=4")
+    batch = run.data.load([0, 1, 2, 3], [(7, 0, slot) for slot in range(4)])
+    with pytest.raises(NonFinite) as caught:
+        losses = torch.tensor([0.1, math.inf, 0.2, math.nan])
+        run._require_finite(losses, 5, batch, losses)
+    named = [name in str(caught.value) for name in batch.names]
+    assert named == [False, True, False, True]
+
+
+def test_steps_that_the_scaler_skips_do_not_count_and_end_the_run(run_of, monkeypatch):
+    run = run_of("domain_adapter", "train.ema_decay=0.5")
+    run._optimizer_step(0)
+    average = {name: weight.clone() for name, weight in run.ema.weights.items()}
+    monkeypatch.setattr(type(run.optimizer), "step_was_skipped", True)
+    for step in range(1, 25):
+        run._optimizer_step(step)
+    assert all(torch.equal(run.ema.weights[name], weight) for name, weight in average.items())
+    with pytest.raises(NonFinite, match="gradient of 25 steps in a row.*fp16"):
+        run._optimizer_step(25)
+
+
+@pytest.mark.parametrize("num_frames", [0, 2])
+def test_without_usable_held_out_clips_it_trains_without_validation(
+    num_frames, run_of, tmp_path, write_video, numbered_frames, caplog
+):
+    held = tmp_path / "held"
+    held.mkdir()
+    if num_frames:
+        write_video(held / "bad.mp4", numbered_frames(num_frames))
+    else:
+        (held / "bad.mp4").write_bytes(b"no video" * 99)
+    run = run_of("motion_module", f"validation.sources=[{{path='{held}'}}]")
+    assert run.held is None
+    assert "There is no validation" in caplog.text
+    said = [record.message for record in caplog.records if "bad.mp4" in record.message]
+    assert len(said) == 1
+    assert said[0].startswith("Left out")
+
+
+def test_every_short_file_is_named_once(run_of, tmp_path, clips, write_video, numbered_frames, caplog):
+    held = tmp_path / "held"
+    held.mkdir()
+    shutil.copy(clips / "clip0.mp4", held)
+    for number in range(7):
+        frames = numbered_frames(3)
+        frames[:, :8] = 30 * number
+        write_video(held / f"short{number}.mp4", frames)
+    run = run_of("motion_module", f"validation.sources=[{{path='{held}'}}]", "camera.direction=zoom_in")
+    assert len(run.held) == 4
+    said = [record.message for record in caplog.records if "short" in record.message]
+    assert [f"short{n}.mp4" in line and "Left out" in line for n, line in enumerate(said)] == [True] * 7
+    caplog.clear()
+    run = run_of("motion_module", f"validation.sources=[{{path='{held}'}}]")
+    assert len(run.held) == 1
+    said = [record.message for record in caplog.records if "short" in record.message]
+    assert [f"short{n}.mp4" in line and "Left out" in line for n, line in enumerate(said)] == [True] * 7

@@ -1,11 +1,14 @@
 """Decoding: frames by their times, odd files, and what is refused."""
 
+import contextlib
+import random
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from animatediff_flipbook.training import video
 from animatediff_flipbook.training.video import TimedFrame, Unreadable, on_grid, timed_frames
 from PIL import Image
 
@@ -115,3 +118,101 @@ def test_damaged_files_say_so(name, tmp_path):
     (tmp_path / name).write_bytes(b"this is no picture" * 100)
     with pytest.raises(Unreadable):
         list(timed_frames(tmp_path / name, name, WHITE))
+
+
+@pytest.mark.parametrize("ending", ["bmp", "gif", "jpg", "png", "tif", "webp"])
+def test_no_damage_raises_anything_else(ending, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**5)  # damaged sizes cost time otherwise
+    images = [Image.effect_noise((32, 32), 64).convert("RGB") for _ in range(3)]
+    many = {"save_all": True, "append_images": images[1:]} if ending in ("gif", "webp") else {}
+    images[0].save(tmp_path / f"a.{ending}", **many)
+    whole = (tmp_path / f"a.{ending}").read_bytes()
+    rng = random.Random(0)
+    for number in range(120):
+        content = bytearray(whole)
+        if number % 3 == 0:
+            content = content[: rng.randrange(len(content))]
+        else:
+            for _ in range(rng.randint(1, 6)):
+                content[rng.randrange(min(len(content), 200))] = rng.randrange(256)
+        with contextlib.suppress(Unreadable):
+            list(timed_frames(bytes(content), f"a.{ending}", WHITE))
+
+
+def test_damaged_videos_raise_nothing_else_either(clips):
+    whole = (clips / "clip0.mp4").read_bytes()
+    rng = random.Random(0)
+    for number in range(90):
+        content = bytearray(whole)
+        for _ in range(rng.randint(1, 6)):
+            # The first bytes and the last ones, where an mp4 describes its streams.
+            content[rng.randrange(200) if number % 2 else -rng.randrange(1, 700)] = rng.randrange(256)
+        with contextlib.suppress(Unreadable):
+            list(timed_frames(bytes(content), "a.mp4", WHITE))
+
+
+def test_a_picture_of_too_many_pixels_is_unreadable(tmp_path, monkeypatch):
+    Image.new("RGB", (64, 64)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(Unreadable, match="DecompressionBomb"):
+        list(timed_frames(tmp_path / "large.png", "large.png", WHITE))
+
+
+def test_sixteen_bits_keep_their_greys(tmp_path):
+    values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    image = next(timed_frames(tmp_path / "deep.png", "deep.png", WHITE)).image
+    assert image.mode == "RGB"
+    assert np.array_equal(np.asarray(image)[..., 0].ravel(), np.arange(256))
+
+
+def test_greys_without_a_known_range_are_refused(tmp_path):
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(Unreadable, match="mode F"):
+        list(timed_frames(tmp_path / "a.tif", "a.tif", WHITE))
+
+
+def test_pictures_are_turned_as_their_camera_says(tmp_path):
+    picture = np.zeros((32, 64, 3), np.uint8)
+    picture[:, :32] = 255  # white on the left
+    facts = Image.Exif()
+    facts[0x0112] = 6  # shown upright after a quarter turn with the clock
+    Image.fromarray(picture).save(tmp_path / "phone.jpg", exif=facts)
+    image = next(timed_frames(tmp_path / "phone.jpg", "phone.jpg", WHITE)).image
+    assert image.size == (32, 64)
+    rows = np.asarray(image.convert("L")).mean(axis=1)
+    assert rows[:28].mean() > 240 > 10 > rows[36:].mean()
+
+
+def test_a_transparent_colour_lies_over_the_background(tmp_path):
+    Image.new("RGB", (8, 8), (255, 0, 255)).save(tmp_path / "key.png", transparency=(255, 0, 255))
+    image = next(timed_frames(tmp_path / "key.png", "key.png", "#102030")).image
+    assert image.getpixel((3, 3)) == (0x10, 0x20, 0x30)
+
+
+@pytest.fixture
+def clear_webm(tmp_path) -> Path:
+    """A VP9 video whose right half is transparent."""
+    if "libvpx-vp9" not in av.codecs_available:
+        pytest.skip("this PyAV cannot write VP9")
+    picture = np.zeros((64, 64, 4), np.uint8)
+    picture[..., 0], picture[:, :32, 3] = 200, 255
+    with av.open(str(tmp_path / "clear.webm"), "w") as container:
+        stream = container.add_stream("libvpx-vp9", rate=8)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuva420p"
+        for _ in range(4):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgba")
+            container.mux(stream.encode(frame.reformat(format="yuva420p")))
+        container.mux(stream.encode())
+    return tmp_path / "clear.webm"
+
+
+def test_transparency_of_vp9(clear_webm, monkeypatch, caplog):
+    frames = list(timed_frames(clear_webm, clear_webm.name, "#00ff00"))
+    assert [round(frame.time, 3) for frame in frames] == [0.0, 0.125, 0.25, 0.375]
+    assert frames[0].image.getpixel((50, 30))[1] > 240
+    assert frames[0].image.getpixel((10, 30))[0] > 150
+    monkeypatch.setattr(video.av, "codecs_available", set())
+    assert len(list(timed_frames(clear_webm, clear_webm.name, "#00ff00"))) == 4
+    assert "clear.webm: its transparency is lost" in caplog.text
