@@ -106,8 +106,10 @@ def _command(commands, name: str, run, text: str) -> argparse.ArgumentParser:
 def _train(options: argparse.Namespace) -> int:
     from .train import train
 
-    result = train(configuration.load(options.config, options.overrides), resume=options.resume)
-    return 0 if result.file else 3
+    config = configuration.load(options.config, options.overrides)
+    result = train(config, resume=options.resume)
+    as_asked = result.file or 0 < config.train.stop_at <= result.steps
+    return 0 if as_asked else 3
 
 
 def _cache(options: argparse.Namespace) -> int:

@@ -239,6 +239,9 @@ class TrainConfig:
 
     steps: int = 1000
     """Optimizer steps in all."""
+    stop_at: int = 0
+    """Save and stop after this step, to go on with --resume: for runs in parts that differ in a setting. The
+    learning rate is that of the whole run. 0 is off."""
     batch_size: int = 1
     """Clips per process and micro-step. Clips per step = batch_size * accumulation * processes."""
     accumulation: int = 1
@@ -375,7 +378,8 @@ class RunConfig:
 AT_LEAST = {
     0: (
         "motion.pe_length", "lora.alpha", "objective.offset_noise", "objective.debiased",
-        "optimizer.final_lr", "optimizer.warmup_steps", "optimizer.max_grad_norm", "train.threads",
+        "optimizer.final_lr", "optimizer.warmup_steps", "optimizer.max_grad_norm", "train.stop_at",
+        "train.threads",
         "validation.every", "samples.every", "export.every",
     ),
     1: (

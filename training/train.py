@@ -68,7 +68,7 @@ class Result:
     """What a run leaves."""
 
     file: Path | None
-    """The exported weights; None if the run was interrupted."""
+    """The exported weights; None if the run was interrupted or stopped by `train.stop_at`."""
     steps: int
     """Optimizer steps done."""
     loss: float
@@ -286,10 +286,11 @@ class _Run:
     def loop(self) -> Result:
         """From the first step, or the resumed one, to the end."""
         config, steps = self.config, self.config.train.steps
+        end = min(config.train.stop_at or steps, steps)
         with self._signals():
             if self.step == 0:
                 self._look(0)
-            while self.step < steps and not self._stopping():
+            while self.step < end and not self._stopping():
                 began = time.monotonic()
                 values = self._optimizer_step(self.step)
                 self.step += 1
@@ -302,7 +303,8 @@ class _Run:
         if interrupted:
             if self.last_good != self.step:
                 self._save()
-            log.warning("Interrupted after step %d; go on with --resume", self.step)
+            how = "Stopped by train.stop_at" if self.step >= end else "Interrupted"
+            log.warning("%s after step %d; go on with --resume", how, self.step)
         file = None if interrupted else self._export(self.folder / f"{config.name}.safetensors", final=True)
         recent = self._losses[-50:]
         return Result(file, self.step, sum(recent) / len(recent) if recent else math.nan)

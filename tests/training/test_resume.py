@@ -101,6 +101,16 @@ def test_asked_to_stop_it_saves_and_goes_on_exactly(number, stage_settings, refe
     assert_same_result(tmp_path, reference)
 
 
+def test_a_run_in_parts_is_the_whole_run(stage_settings, reference, tmp_path, caplog):
+    part = stage_settings("motion_module", tmp_path, *SETTINGS, "train.stop_at=5")
+    for _ in range(2):  # the second time there is nothing left to do
+        result = train(part, resume=True)
+        assert (result.file, result.steps) == (None, 5)
+    assert "Stopped by train.stop_at after step 5" in caplog.text
+    train(stage_settings("motion_module", tmp_path, *SETTINGS), resume=True)
+    assert_same_result(tmp_path, reference)
+
+
 def test_a_damaged_state_is_passed_over(stage_settings, reference, tmp_path, caplog):
     config = stage_settings("motion_module", tmp_path, *SETTINGS)
     run_and_kill(config, 7, 0.0)
