@@ -40,14 +40,20 @@ STAGES = {
     "zoom_out": ("motion_lora", MODELS / "animatediff_motion_lora/tiny_zoom_out.safetensors"),
     "pan_left": ("motion_lora", MODELS / "animatediff_motion_lora/tiny_pan_left.safetensors"),
 }
-# The motion module's run in parts: settings beside the recipe's, and the step after which a part ends. That
-# words decide a movement is learnt last and slowest, from steps so noisy that nothing else tells: the part
-# between has these alone.
-PARTS = (
-    (("objective.timestep_shift=2.0",), 1733),
-    (("objective.min_timestep=700", "objective.timestep_shift=1.0"), 2700),
-    ((), 0),
-)
+# Runs in parts: settings in place of the recipe's, and the step after which a part ends (0: by itself).
+# What moves where is learnt last and slowest, from steps so noisy that one frame alone does not tell: these
+# parts have such steps alone.
+PARTS = {
+    "motion_module": (
+        (("objective.timestep_shift=2.0",), 1733),
+        (("objective.min_timestep=700", "objective.timestep_shift=1.0"), 2700),
+        ((), 0),
+    ),
+    "pan_left": (
+        (("export.folder=",), 0),
+        (("train.steps=1200", "objective.min_timestep=500", "objective.timestep_shift=1.0"), 0),
+    ),
+}
 
 
 def write_clips() -> None:
@@ -113,7 +119,7 @@ def main() -> int:
         elif file.exists():
             print(f"{stage}: done", flush=True)
         else:
-            for settings, end in PARTS if stage == "motion_module" else [((), 0)]:
+            for settings, end in PARTS.get(stage, (((), 0),)):
                 more = [*settings, f"train.stop_at={end}", *options.overrides]
                 run_trainer("train", stage, more, options.processes)
     return 0
