@@ -23,7 +23,7 @@ from .files import write_json
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Raised when entries are made in another way, so that old stores are not used."""
 
 
