@@ -97,10 +97,9 @@ class TinyAD(comfy.supported_models.SD15):
         "adm_in_channels": None,
         "use_temporal_attention": False,
     }
-    # SDXL beta's noise schedule and v prediction, not SD1.5's: after its last step one can still read from
-    # 16 frames which way a shape goes. A motion module trained so never needs the prompt's word for it, and
-    # then follows chance, not the prompt, where sampling starts from noise without such a trace. Under v
-    # prediction what only the prompt decides counts as much as what the noise leaves to see.
+    # SDXL beta's noise schedule and v prediction, not SD1.5's: through the noise of SD1.5's last step one can
+    # still read from 16 frames which way a shape goes, and sampling starts from noise without such a trace.
+    # v prediction makes what only the prompt decides count as much as what the noise leaves to see.
     sampling_settings = {"beta_schedule": "linear", "linear_start": 0.00085, "linear_end": 0.020}
 
     def model_type(self, state_dict: dict[str, torch.Tensor], prefix: str = "") -> ModelType:
