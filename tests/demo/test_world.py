@@ -67,3 +67,44 @@ def test_clips_on_disk_hold_the_frames_and_are_not_written_twice(tmp_path):
     before = (tmp_path / "000000.mp4").stat().st_mtime_ns
     world.write_clips(tmp_path, seed=4, count=2, motions=("moving left", "growing"))
     assert (tmp_path / "000000.mp4").stat().st_mtime_ns == before
+
+
+def test_drawn_cameras_zoom_and_pan_both_ways_and_each_clip_keeps_its_own(tmp_path):
+    cameras = [world.drawn_camera(3, index) for index in range(400)]
+    assert cameras == [world.drawn_camera(3, index) for index in range(400)]
+    moves = {
+        kind: [getattr(camera, kind) for camera in cameras if getattr(camera, kind)]
+        for kind in ("zoom", "pan_x", "pan_y")
+    }
+    assert sum(map(len, moves.values())) == 400  # each camera does one thing
+    assert 0.4 < len(moves["zoom"]) / 400 < 0.6
+    for kind, low, high in (("zoom", 0.02, 0.04), ("pan_x", 1.5, 3.0), ("pan_y", 1.5, 3.0)):
+        assert all(low <= abs(rate) <= high for rate in moves[kind])
+        assert 0.3 < np.mean(np.array(moves[kind]) > 0) < 0.7
+
+    world.write_clips(tmp_path, 3, 1, motions=("still",), camera=world.drawn_camera, first=7)
+    with av.open(str(tmp_path / "000000.mp4")) as container:
+        read = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]) / 255
+    drawn, _ = world.clip(3, 7, "video", "still", world.drawn_camera(3, 7))
+    still, _ = world.clip(3, 7, "video", "still")
+    assert np.abs(read - drawn).mean() < 0.02 < np.abs(read - still).mean()
+
+
+def test_a_zoom_passes_the_worlds_own_size_half_way():
+    content, times = world.scene(3, 5, "still"), np.array([0.0, 0.5, 1.0])
+    at_rest = world.render(content, times)
+    inwards, outwards = (world.render(content, times, world.zooming(rate)) for rate in (0.03, -0.03))
+    for moved in (inwards, outwards):
+        assert np.abs(moved - at_rest).mean((1, 2, 3))[1] < 1e-3
+        assert np.abs(moved - at_rest).mean((1, 2, 3))[[0, 2]].min() > 0.02
+    coloured = [(frames.max(-1) - frames.min(-1) > 0.3).sum((1, 2)) for frames in (inwards, outwards)]
+    assert coloured[0][0] < coloured[0][1] < coloured[0][2]
+    assert coloured[1][0] > coloured[1][1] > coloured[1][2]
+
+
+def test_sized_stills_are_the_same_scenes_at_sizes_of_their_own():
+    for index in range(3):
+        plain, sized = world.still(2, index), world.still(2, index, sized=True)
+        assert plain[1] == sized[1]
+        assert np.abs(plain[0] - sized[0]).mean() > 0.01
+        assert np.array_equal(sized[0], world.still(2, index, sized=True)[0])
