@@ -66,11 +66,9 @@ class Settings:
     vae_widths: tuple[int, ...] = (16, 32, 48, 64)
     """Channels at 1/1, 1/2, 1/4 and 1/8 of the picture: TAESD's layout has 64 everywhere, which is seven
     times the work; the narrower network is trained and then set into the wide one among zeros."""
-    num_latents: int = 20000
+    num_latents: int = 12000
     """Pictures whose latents the UNet trains on."""
-    num_plain: int = 12000
-    """The first so many of these show the world at its own size, the others at sizes of their own."""
-    unet_minutes: float = 52.0
+    unet_minutes: float = 36.0
     """Working time of the UNet and text encoder together."""
     unet_batch: int = 16
     """Latents a step."""
@@ -309,10 +307,10 @@ def widen(narrow: dict[str, torch.Tensor], wide: dict[str, torch.Tensor]) -> dic
     return result
 
 
-def _pool(settings: Settings, first: int, count: int, domain: str, sized: bool = False) -> torch.Tensor:
+def _pool(settings: Settings, first: int, count: int, domain: str) -> torch.Tensor:
     """Stills of the world, (count, 3, 128, 128) uint8."""
     frames = [
-        np.round(world.still(settings.seed, first + i, domain, sized)[0] * 255).astype(np.uint8)
+        np.round(world.still(settings.seed, first + i, domain)[0] * 255).astype(np.uint8)
         for i in range(count)
     ]
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
@@ -393,8 +391,7 @@ def cache_latents(settings: Settings) -> None:
             continue
         first = int(file.stem)
         count = min(500, settings.num_latents - first)
-        sized = first >= settings.num_plain  # a multiple of 500, as `first`
-        pictures = _pool(settings, FIRST_LATENT + first, count, "image", sized)
+        pictures = _pool(settings, FIRST_LATENT + first, count, "image")
         with torch.no_grad():
             raw = torch.cat([narrow.taesd_encoder(batch.float().div(255)) for batch in pictures.split(25)])
         latents = (raw / vae.vae_scale + vae.vae_shift) * LATENT_SCALE

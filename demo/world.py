@@ -10,7 +10,6 @@ Shapes: F frames, H = W = 128 pixels, RGB in the last axis, float32 in 0..1. x g
 """
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -62,36 +61,6 @@ class Camera:
     """Movement of the picture's content, pixels per frame; negative when the camera pans right."""
     pan_y: float = 0.0
     """The same downwards."""
-    scale: float = 1.0
-    """Size of the picture in the first frame, about its middle."""
-
-
-def zooming(rate: float) -> Camera:
-    """A camera that zooms at this rate and passes the picture's own size half-way through the clip."""
-    return Camera(zoom=rate, scale=(1.0 + rate) ** (-(FRAMES - 1) / 2))
-
-
-def drawn_camera(seed: int, index: int) -> Camera:
-    """A camera movement for the clip of this number: half of them zooms, half of them pans, at some rate.
-
-    Why: stock footage holds camera movements that no caption tells. A motion module that has seen them leaves
-    a MotionLoRA only to choose one.
-    """
-    rng = np.random.default_rng([seed, index, 2])
-    sign = float(rng.choice([-1.0, 1.0]))
-    kind = str(rng.choice(["zoom", "zoom", "pan_x", "pan_y"]))
-    if kind == "zoom":
-        return zooming(sign * float(rng.uniform(0.02, 0.04)))
-    return Camera(**{kind: sign * float(rng.uniform(1.5, 3.0))})
-
-
-CAMERAS: dict[str, Camera | Callable[[int, int], Camera]] = {
-    "rest": Camera(),
-    "drawn": drawn_camera,
-    "zoom_in": zooming(0.03),
-    "zoom_out": zooming(-0.03),
-    "pan_left": Camera(pan_x=2.2),  # the camera goes left, so the picture's content goes right
-}
 
 
 @dataclass(frozen=True)
@@ -210,7 +179,7 @@ def render(content: Scene, times: np.ndarray | None = None, camera: Camera | Non
     camera = camera or Camera()
     t = np.asarray(times, np.float32)[:, None, None]
     frame = t * (FRAMES - 1)
-    scale = camera.scale * (1.0 + camera.zoom) ** frame
+    scale = (1.0 + camera.zoom) ** frame
     grid = np.arange(SIZE, dtype=np.float32) + 0.5
     middle = SIZE / 2
     # world points seen by the pixels: undo the pan, then the zoom about the middle of the picture
@@ -292,18 +261,14 @@ def clip(
     return _in_domain(render(content, camera=camera), domain), content.caption
 
 
-def still(seed: int, index: int, domain: str = "image", sized: bool = False) -> tuple[np.ndarray, str]:
+def still(seed: int, index: int, domain: str = "image") -> tuple[np.ndarray, str]:
     """One frame of the clip of this number, at a moment of its own: (128, 128, 3) float32; and its caption.
 
-    The moment is another for every number, so stills show shapes at every stage of their way. With `sized`
-    the picture has a size of its own too, between 0.7 and 1.43: what a camera comes upon that zooms. An image
-    model that knows grounds of one size only leaves a zoom nothing to show.
+    The moment is another for every number, so stills show shapes at every stage of their way.
     """
     content = scene(seed, index)
-    rng = np.random.default_rng([seed, index, 1])
-    moment = rng.uniform(0.0, 1.0, 1)
-    camera = Camera(scale=float(np.exp(rng.uniform(np.log(0.7), np.log(1.43))))) if sized else None
-    return _in_domain(render(content, moment, camera), domain)[0], content.caption
+    moment = np.random.default_rng([seed, index, 1]).uniform(0.0, 1.0, 1)
+    return _in_domain(render(content, moment), domain)[0], content.caption
 
 
 def _in_domain(frames: np.ndarray, domain: str) -> np.ndarray:
@@ -334,13 +299,12 @@ def write_clips(
     count: int,
     domain: str = "video",
     motions: tuple[str, ...] | None = None,
-    camera: Camera | Callable[[int, int], Camera] | None = None,
+    camera: Camera | None = None,
     first: int = 0,
 ) -> None:
     """Fill a folder with clips 000000.mp4 ... and captions 000000.txt ...; clips that are there stay.
 
-    motions: taken in turn instead of the drawn ones. camera: for all clips, or a function of seed and number
-    that gives each its own. first: number of the first scene.
+    motions: taken in turn instead of the drawn ones. first: number of the first scene.
     A caption is written after its clip, so that a clip without one is half-done work.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -348,8 +312,8 @@ def write_clips(
         text = folder / f"{index:06d}.txt"
         if text.exists():
             continue
-        motion = motions[index % len(motions)] if motions else None
-        moved = camera(seed, first + index) if callable(camera) else camera
-        frames, caption = clip(seed, first + index, domain, motion, moved)
+        frames, caption = clip(
+            seed, first + index, domain, motions[index % len(motions)] if motions else None, camera
+        )
         write_video(folder / f"{index:06d}.mp4", frames)
         text.write_text(caption + "\n", encoding="utf-8")
