@@ -1,6 +1,7 @@
 """Several processes are one process with another division of labour."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,28 @@ def test_sharded_over_two_processes_and_resumed_reproduces_one(stage_settings, t
 def test_sharding_needs_processes(stage_settings, tmp_path):
     with pytest.raises(ValueError, match="train.shard divides the weights over processes"):
         train(stage_settings("motion_module", tmp_path, "train.shard=true"))
+
+
+@pytest.mark.slow
+def test_two_machines_reproduce_one_process(stage_settings, tmp_path):
+    """Two launches that meet at an address, as on two machines that share a disk; here both are this one."""
+    train(stage_settings("motion_module", tmp_path / "one", *COMMON, "train.batch_size=2"))
+    config = stage_settings("motion_module", tmp_path / "two", *COMMON, "train.batch_size=1")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    machines = []
+    for rank in range(2):
+        command = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines=2", "--num_processes=2"]
+        command += [f"--machine_rank={rank}", "--main_process_ip=127.0.0.1", f"--main_process_port={port}"]
+        command += ["--mixed_precision=no", "--dynamo_backend=no"]
+        (tmp_path / f"machine{rank}").mkdir()
+        machines.append(start_training(config, tmp_path / f"machine{rank}", launcher=command))
+    for rank, machine in enumerate(machines):
+        log = tmp_path / f"machine{rank}" / "process.log"
+        assert machine.wait(timeout=600) == 0, log.read_text()[-3000:]
+    assert_same(tmp_path / "two", tmp_path / "one")
+    assert not list((tmp_path / "two").rglob("*.tmp*"))
 
 
 @pytest.mark.slow
