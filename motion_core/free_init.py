@@ -131,10 +131,10 @@ def mix_frequencies(noisy: torch.Tensor, fresh: torch.Tensor, keep: torch.Tensor
 
 def coarse_to_fine(steps: int, iteration: int, iterations: int) -> int:
     """Sampling steps of one iteration when early ones are to be quick: ``steps * iteration / iterations``,
-    at least 1.
+    at least 2, as far as there are so many: some noise schedules have no single step.
 
     Args:
         steps: of the last iteration.
         iteration: from 1 to ``iterations``.
     """
-    return max(1, steps * iteration // iterations)
+    return max(min(2, steps), steps * iteration // iterations)

@@ -20,7 +20,8 @@ _FRAME = r"-?\d*\.?\d+(?::(?:-?\d*\.?\d+)?)?"
 _JSON_FRAME = re.compile(r'\s*"\s*(?P<frame>[^"]*?)\s*"\s*:\s*')
 _ASSIGNED_FRAME = re.compile(rf"\s*(?P<frame>{_FRAME})\s*=\s*")
 _SHORT_FRAME = re.compile(rf"(?P<frame>{_FRAME})\s*:(?!:)")
-_FRAME_AFTER_COMMA = re.compile(rf",\s*(?:{_FRAME})\s*:\s")
+# Other marks in place of the slash. A digit after the colon is a ratio or a time of day, as in `, 16:9`.
+_FRAME_AFTER_MARK = re.compile(rf"[,;|]\s*(?:{_FRAME})\s*:[^\d.:]")
 _VALUE = re.compile(r'(?:"(?P<text>(?:[^"\\]|\\.)*)"|(?P<number>[^\s,"}]+))\s*', re.DOTALL)
 
 
@@ -103,9 +104,11 @@ def _parse_short(text: str) -> list[Entry]:
         frame = _SHORT_FRAME.match(text, start)
         value = text[frame.end() : following].strip()
         value = value.removesuffix("/").rstrip()
-        if lost := _FRAME_AFTER_COMMA.search(value):
+        if lost := _FRAME_AFTER_MARK.search(value):
             place = text.index(lost[0], frame.end())
             raise unreadable(text, (place, place + len(lost[0])), "` / ` or a new line before the next frame")
+        if value.startswith('"'):
+            value = value.removesuffix(",").rstrip()
         if len(value) >= 2 and value[0] == value[-1] == '"' and '"' not in value[1:-1]:
             value = value[1:-1]
         entries.append(Entry(frame["frame"], value, (start, following)))

@@ -65,6 +65,12 @@ def self_attention_guidance_is_on(model_options: dict) -> bool:
     )
 
 
+def easy_cache_is_on(model_options: dict) -> bool:
+    """Whether ComfyUI's EasyCache is on the model, which compares a call with the one before. LazyCache has
+    its holder in the same place, but looks at whole steps."""
+    return getattr(model_options.get("transformer_options", {}).get("easycache"), "name", "") == "EasyCache"
+
+
 INCUMBENT = (
     "AnimateDiff-Evolved is already on this MODEL, and two packs cannot animate one model. Connect the "
     "model to AnimateDiff Flipbook's nodes only, or to AnimateDiff-Evolved's only."

@@ -85,7 +85,7 @@ class HintStore:
 
     def __init__(self) -> None:
         self._stores: dict[tuple, _PreparedHint] = {}
-        self._features: dict[tuple, _FeatureStore] = {}
+        self._features: dict[int, _FeatureStore] = {}
 
     def fetch(
         self, control: Any, area: tuple[int, ...] | None, window: FrameWindow, device: torch.device
@@ -98,12 +98,10 @@ class HintStore:
             device, non_blocking=True
         )
 
-    def adapter_network(
-        self, control: Any, area: tuple[int, ...] | None, window: FrameWindow
-    ) -> WindowFeatures:
+    def adapter_network(self, control: Any, window: FrameWindow) -> WindowFeatures:
         """What a window's copy of a T2I-Adapter has for a network."""
         entries = window.num_frames if control.cond_hint_original.shape[0] > 1 else 1
-        store = self._features.setdefault((id(control), area), _FeatureStore(control, entries))
+        store = self._features.setdefault(id(control), _FeatureStore(control, entries))
         return WindowFeatures(store, window)
 
     def collect(self, control: Any, area: tuple[int, ...] | None, used: Any, window: FrameWindow) -> None:
@@ -169,33 +167,42 @@ class WindowFeatures:
 
 
 class _FeatureStore:
-    """A T2I-Adapter's features of all frames (or of the one hint for all), where its original hints lie."""
+    """A T2I-Adapter's features of all frames (or of the one hint for all), where its original hints lie.
+
+    Each size of hint has features of its own. What counts is the hint itself and not the area it is made for:
+    ComfyUI cuts off what of an area lies outside of the picture.
+    """
 
     def __init__(self, control: Any, entries: int) -> None:
         self.control = control  # kept alive: its id is the key
         self.network = control.t2i_model
         self._entries = entries
-        self._known: set[int] = set()
-        self._kept: dict[str, list[torch.Tensor | None]] = {}
+        self._known: dict[torch.Size, set[int]] = {}
+        self._kept: dict[torch.Size, dict[str, list[torch.Tensor | None]]] = {}
 
     def features(self, frames: list[int], hint: torch.Tensor) -> dict[str, list[torch.Tensor | None]]:
-        missing = {frame: place for place, frame in enumerate(frames) if frame not in self._known}
+        size = hint.shape[1:]
+        known = self._known.setdefault(size, set())
+        missing = {frame: place for place, frame in enumerate(frames) if frame not in known}
         if missing:
             self.network.to(hint.device, hint.dtype)
-            self._keep(list(missing), self.network(hint[list(missing.values())]))
+            self._keep(size, list(missing), self.network(hint[list(missing.values())]))
             self.network.cpu()
+            known.update(missing)
         videos = hint.shape[0] // len(frames)
         return {
             key: [
                 None if one is None else one[frames].to(hint.device).repeat(videos, 1, 1, 1) for one in kept
             ]
-            for key, kept in self._kept.items()
+            for key, kept in self._kept[size].items()
         }
 
-    def _keep(self, frames: list[int], features: dict[str, list[torch.Tensor | None]]) -> None:
+    def _keep(
+        self, size: torch.Size, frames: list[int], features: dict[str, list[torch.Tensor | None]]
+    ) -> None:
         device = self.control.cond_hint_original.device
-        if not self._kept:
-            self._kept = {
+        if size not in self._kept:
+            self._kept[size] = {
                 key: [
                     None if one is None else one.new_empty((self._entries, *one.shape[1:]), device=device)
                     for one in made
@@ -203,10 +210,9 @@ class _FeatureStore:
                 for key, made in features.items()
             }
         for key, made in features.items():
-            for kept, one in zip(self._kept[key], made, strict=True):
+            for kept, one in zip(self._kept[size][key], made, strict=True):
                 if one is not None:
                     kept[frames] = one.to(device)
-        self._known.update(frames)
 
 
 class WindowControls:
@@ -247,7 +253,7 @@ class WindowControls:
                 used.extra_concat_orig = [window.get_tensor(tensor) for tensor in extra]
             if hasattr(control, "control_input"):  # T2I-Adapter: its features of the last window
                 used.control_input = None
-                used.t2i_model = self._hints.adapter_network(control, area, window)
+                used.t2i_model = self._hints.adapter_network(control, window)
         self._copies[id(control), area] = (control, used)
         return used
 

@@ -37,7 +37,7 @@ from ..motion_core.context import (
     step_at,
 )
 from ..motion_core.context_fuse import fused_weights
-from .compat import logger, self_attention_guidance_is_on
+from .compat import easy_cache_is_on, logger, self_attention_guidance_is_on
 from .context_conds import FrameWindow, HintStore, WindowControls, cut_conds
 
 KEY = "animatediff_flipbook_context"
@@ -130,7 +130,7 @@ class WindowHandler(IndexListContextHandler):
     def set_step(self, timestep: torch.Tensor, model_options: dict) -> None:
         """Note the position of the noise level in the whole schedule, where ComfyUI keeps it."""
         if self.run is not None:
-            self._step = self.run.step(_sigma(timestep))
+            self._step = self.run.step(_sigma(timestep), self.settings.stages[0].options)
 
     def get_context_windows(self, model: Any, x_in: torch.Tensor, model_options: dict) -> list[FrameWindow]:
         """The windows of the current step, one by one."""
@@ -153,8 +153,8 @@ class WindowHandler(IndexListContextHandler):
         """
         run = self._current(model, model_options)
         sigma = _sigma(timestep)
-        self._step = run.step(sigma)
         options = run.options_at(sigma)
+        self._step = run.step(sigma, options)
         plan = run.plan(options, x_in.shape[0], sigma)
         length = len(plan.windows[0])
         together = self.settings.windows_per_batch or _fitting_windows(model, conds, x_in, length)
@@ -224,7 +224,8 @@ class ContextRun:
         self.hints = HintStore()
         self._sigmas = sigmas.tolist()
         self._seed = seed or 0
-        self._first_step = first_step(model_sampling, self._sigmas)
+        self._model_sampling = model_sampling
+        self._first_step: int | None = None
         self._stages = [
             (model_sampling.percent_to_sigma(stage.start_percent), stage.options) for stage in settings.stages
         ]
@@ -234,9 +235,15 @@ class ContextRun:
         self._bar: comfy.utils.ProgressBar | None = None
         self._shown = 0.0
 
-    def step(self, sigma: float) -> int:
-        """Position of a noise level in the whole noise schedule, also when the run is a part of it."""
-        return self._first_step + step_at(sigma, self._sigmas)
+    def step(self, sigma: float, options: ContextOptions) -> int:
+        """Position of a noise level: for windows that move, in the whole noise schedule, also when the run is
+        a part of it; for others in the run, as it takes up to a second to find the whole schedule."""
+        position = step_at(sigma, self._sigmas)
+        if not _moves(options):
+            return position
+        if self._first_step is None:
+            self._first_step = first_step(self._model_sampling, self._sigmas)
+        return self._first_step + position
 
     def options_at(self, sigma: float) -> ContextOptions | None:
         """The options in force at a noise level; None before the first stage."""
@@ -248,9 +255,8 @@ class ContextRun:
 
     def plan(self, options: ContextOptions, num_frames: int, sigma: float) -> StepPlan:
         """Windows and weights at a noise level, made once for all steps that share them."""
-        step = self.step(sigma)
-        moving = options.schedule in ("standard_uniform", "looped_uniform") or options.fuse == "random"
-        key = (options, num_frames, step if moving else 0, sigma if "sigma" in options.fuse else 0.0)
+        step = self.step(sigma, options) if _moves(options) else 0
+        key = (options, num_frames, step, sigma if "sigma" in options.fuse else 0.0)
         if key not in self._plans:
             windows = context_windows(options, num_frames, step)
             if not self._plans:
@@ -293,6 +299,11 @@ class ContextRun:
         self._weights.clear()
 
 
+def _moves(options: ContextOptions) -> bool:
+    """Whether windows or weights change from step to step."""
+    return options.schedule in ("standard_uniform", "looped_uniform") or options.fuse == "random"
+
+
 def first_step(model_sampling: Any, sigmas: Sequence[float]) -> int:
     """How many steps of the whole noise schedule lie before the first of this run.
 
@@ -305,10 +316,10 @@ def first_step(model_sampling: Any, sigmas: Sequence[float]) -> int:
     whole_run = present and math.isclose(present[0], float(model_sampling.sigma_max), rel_tol=1e-3)
     if not present or whole_run or ascending(sigmas):
         return 0
-    even = _length_if_even(model_sampling, present)
+    fewest, most = _lengths_if_even(model_sampling, present)
     for steps in range(max(2, len(present)), LONGEST_SCHEDULE + 1):
         for name in comfy.samplers.SCHEDULER_NAMES:
-            if name in EVEN_SCHEDULES and abs(steps - even) > 2.0:
+            if name in EVEN_SCHEDULES and not fewest <= steps <= most:
                 continue
             whole = comfy.samplers.calculate_sigmas(model_sampling, name, steps).tolist()
             position = position_in(present, whole)
@@ -317,11 +328,16 @@ def first_step(model_sampling: Any, sigmas: Sequence[float]) -> int:
     return 0
 
 
-def _length_if_even(model_sampling: Any, present: Sequence[float]) -> float:
-    """Steps of a whole schedule whose timesteps are spaced as the first two of these noise levels are."""
-    timesteps = model_sampling.timestep(torch.tensor([model_sampling.sigma_max, *present[:2]])).tolist()
-    spacing = timesteps[1] - timesteps[2] if len(timesteps) > 2 else 0.0
-    return timesteps[0] / spacing if spacing > 0.0 else math.inf
+def _lengths_if_even(model_sampling: Any, present: Sequence[float]) -> tuple[float, float]:
+    """Fewest and most steps of a whole schedule whose timesteps are spaced evenly, as those of these noise
+    levels may be. Levels tell whole timesteps only, which leaves their distance open by one."""
+    ends = torch.tensor([model_sampling.sigma_max, present[0], present[-1]])
+    highest, first, last = model_sampling.timestep(ends).tolist()
+    gaps = len(present) - 1
+    if not gaps:
+        return math.inf, 0.0
+    widest, narrowest = (first - last + 1) / gaps, max(first - last - 1, 0) / gaps
+    return highest / widest - 2, highest / narrowest + 2 if narrowest else math.inf
 
 
 def run_with_context(executor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -335,18 +351,40 @@ def run_with_context(executor: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(handler, WindowHandler):
         known = inspect.signature(executor.original).bind(*args, **kwargs).arguments
         num_frames = known["noise"].shape[0]
-        windowed = any(needs_windows(stage.options, num_frames) for stage in handler.settings.stages)
-        if windowed and self_attention_guidance_is_on(guider.model_options):
-            raise ValueError(
-                "Self-Attention Guidance keeps the attention of one model call and cannot be used with "
-                f"context windows, which this clip of {num_frames} frames has. Take one of the two off the "
-                "model."
-            )
+        if any(needs_windows(stage.options, num_frames) for stage in handler.settings.stages):
+            _refuse_what_keeps_calls(guider.model_options, num_frames)
+            _tell_of_short_prompts(guider.conds, num_frames)
         # The guider's options are a copy for this run already; nothing outlives it.
         guider.model_options["context_handler"] = handler.for_run(
             guider.model_patcher.get_model_object("model_sampling"), known["sigmas"], known.get("seed")
         )
     return executor(*args, **kwargs)
+
+
+def _refuse_what_keeps_calls(model_options: dict, num_frames: int) -> None:
+    """Stop where something on the model takes one call's frames for the next one's."""
+    for name, is_on in (
+        ("Self-Attention Guidance", self_attention_guidance_is_on),
+        ("EasyCache", easy_cache_is_on),
+    ):
+        if is_on(model_options):
+            raise ValueError(
+                f"{name} keeps what it sees in one model call for the next and cannot be used with context "
+                f"windows, which this clip of {num_frames} frames has. Take one of the two off the model."
+            )
+
+
+def _tell_of_short_prompts(conds: dict[str, list[dict]], num_frames: int) -> None:
+    """Say so where prompts per frame end before the clip does: ComfyUI then begins with the first again."""
+    for name, entries in conds.items():
+        counts = {entry["cross_attn"].shape[0] for entry in entries if "cross_attn" in entry}
+        for count in sorted(counts):
+            if 1 < count < num_frames:
+                logger.warning(
+                    "The %s prompts are for %d frames and the clip has %d: they start again after frame %d. "
+                    "Set `frames` of Prompt Schedule to %d.",
+                    *(name, count, num_frames, count - 1, num_frames),
+                )
 
 
 def put_on(model: Any, settings: ContextSettings) -> None:

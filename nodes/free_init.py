@@ -126,7 +126,8 @@ class FreeInitSampler(io.ComfyNode):
             if iteration > 1:
                 sigma = _first_sigma(model, now, sampler_name, scheduler)
                 # Always the first noise: the clip goes back along the way it came (FreeInit, section 4.1).
-                noisy = diffuse(process_in(samples), first, sigma)
+                # ComfyUI may leave samples on the GPU (--gpu-only); noise is made on the CPU.
+                noisy = diffuse(process_in(samples.to(first.device)), first, sigma)
                 fresh = NoiseSource(FrameNoise(seed=(noise.seed + iteration - 1) % 2**64))
                 start = mix_frequencies(noisy, fresh.generate_noise(latent), keep)
                 start *= start_scale(sigma, sigma_max)

@@ -117,7 +117,8 @@ def test_start_scale_makes_up_for_what_comfyui_multiplies_by():
 
 def test_coarse_to_fine_ends_with_all_steps():
     assert [coarse_to_fine(20, i, 3) for i in (1, 2, 3)] == [6, 13, 20]
-    assert coarse_to_fine(2, 1, 5) == 1
+    assert [coarse_to_fine(4, i, 3) for i in (1, 2, 3)] == [2, 2, 4], "a single step is NaN for kl_optimal"
+    assert coarse_to_fine(1, 1, 5) == 1
 
 
 def test_bad_input_is_refused_with_a_sentence():

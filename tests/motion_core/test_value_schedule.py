@@ -166,6 +166,12 @@ def test_a_slash_may_end_the_last_entry_too(text):
     assert float_schedule("0: 0 / 4: 1 /", 5)[4] == 1.0
 
 
+def test_commas_after_quoted_prompts_on_lines_of_their_own():
+    entries = parse_entries('0: "a cat",\n16: "a dog",\n')
+    assert [entry.value for entry in entries] == ["a cat", "a dog"]
+    assert parse_entries("0: a cat, 16:9, (dog:1.2), 10:30 | f:8")[0].value.endswith("f:8")
+
+
 @pytest.mark.parametrize("text", [r'"0": "a \(x\)"', r'{"0": "a \\(x\\)"}', r'0 = "a \(x\)"', r"0: a \(x\)"])
 def test_parentheses_escaped_for_the_tokenizer_stay_so(text):
     assert parse_entries(text)[0].value == r"a \(x\)"
@@ -192,6 +198,9 @@ def test_a_ratio_after_a_slash_is_no_frame_without_asking():
         ('{"0": "a"', 8, "closing brace"),
         ('0 = "a", 8: "b"', 8, 'characters 8 to 15.*expected `frame = "value"`'),
         ("0: a, 8: b", 16, r"characters 4 to 9.*` / ` or a new line"),
+        ("0:a, 8:b", 16, r"characters 3 to 8.*` / ` or a new line"),
+        ("0: a | 8: b", 16, r"characters 5 to 10.*` / ` or a new line"),
+        ("0: a; 8:b", 16, r"characters 4 to 9.*` / ` or a new line"),
         ('":8": "a"', 16, "names no frame"),
         ('"1:2:3": "a"', 16, "names no frame"),
         ('"x": "a"', 16, "names no frame"),

@@ -335,6 +335,16 @@ def test_first_step_of_partial_runs(base, scheduler):
     assert first_step(sampling, [*whole[5:12], 0.0]) == 5
 
 
+@pytest.mark.parametrize("scheduler", ["normal", "sgm_uniform", "karras"])
+@pytest.mark.parametrize("steps", [50, 60, 75, 80, 120])
+def test_first_step_of_the_end_of_a_long_schedule(base, scheduler, steps):
+    """Evenly spaced timesteps are known as whole numbers: a few of them do not tell how many there are."""
+    sampling = base[0].get_model_object("model_sampling")
+    whole = comfy.samplers.calculate_sigmas(sampling, scheduler, steps).tolist()
+    for start in (steps // 2, 3 * steps // 4):
+        assert first_step(sampling, whole[start:]) == start
+
+
 def test_first_step_of_a_foreign_schedule_is_0(base):
     sampling = base[0].get_model_object("model_sampling")
     assert first_step(sampling, [9.0, 8.5, 3.3, 3.2, 0.7, 0.0]) == 0
@@ -486,6 +496,29 @@ def test_self_attention_guidance_is_refused_where_it_cannot_run(animated, prompt
     with pytest.raises(ValueError, match="Self-Attention Guidance .* cannot be used with context windows"):
         sample(guided, prompts, steps=1, size=8)
     assert torch.isfinite(sample(guided, prompts, steps=1, size=8, frames=8)).all()  # one window: no windows
+
+
+def test_easy_cache_is_refused_where_it_would_mix_windows(animated, prompts):
+    """It compares a model call with the one before, which was another window."""
+    from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
+
+    model = windowed(animated[0], length=8)
+    cached = EasyCacheNode.execute(model, 0.2, 0.15, 0.95, False).args[0]
+    with pytest.raises(ValueError, match="EasyCache .* cannot be used with context windows"):
+        sample(cached, prompts, steps=1, size=8)
+    assert torch.isfinite(sample(cached, prompts, steps=1, size=8, frames=8)).all()
+    lazy = LazyCacheNode.execute(model, 0.2, 0.15, 0.95, False).args[0]
+    assert torch.isfinite(sample(lazy, prompts, steps=1, size=8)).all()
+
+
+def test_prompts_per_frame_that_end_before_the_clip_are_said(animated, prompts, caplog):
+    model = windowed(animated[0], length=8)
+    (text, values), *_ = prompts[0]
+    for count, said in ((FRAMES - 2, 1), (FRAMES, 0), (1, 0)):
+        caplog.clear()
+        sample(model, [[[text.repeat(count, 1, 1), values]], prompts[1]], steps=1)
+        warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert len([line for line in warnings if f"for {count} frames" in line]) == said
 
 
 def test_a_second_node_keeps_what_it_does_not_set(animated):

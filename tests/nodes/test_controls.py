@@ -123,6 +123,21 @@ def test_hints_in_windows(base, motion_module, kind):
     assert torch.allclose(sample(windows, prompts, control, hint), plain, atol=1e-4)
 
 
+def test_hints_of_an_area_that_hangs_over_the_edge(base):
+    """ComfyUI cuts such an area, so that two areas of one nominal size have hints of two sizes."""
+    model, (positive, negative) = base
+    control, hint = t2i_adapter(model), hints()
+    parts = [
+        [text, {**values, "area": (SIZE, SIZE - 2, 0, x)}]
+        for x in (0, SIZE // 2)
+        for text, values in positive
+    ]
+    windows = ContextWindows.execute(model=model, length=4, overlap=2)[0]
+    plain = sample(model, (parts, negative), control, hint)
+    assert (plain - sample(model, (parts, negative))).abs().max() > 0.1, "the adapter is seen"
+    assert torch.allclose(sample(windows, (parts, negative), control, hint), plain, atol=1e-3)
+
+
 @pytest.mark.parametrize("images", [FRAMES, 3, 1])
 @pytest.mark.parametrize("together", [1, 2])
 def test_an_adapters_features_are_computed_once_per_frame(base, images, together):
