@@ -212,9 +212,12 @@ class BaseModel:
     @torch.no_grad()
     def encode_text(self, text: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         """A prompt -> (N, D) token states and, where the family has one, a pooled vector (D',); fp32 on the
-        CPU."""
+        CPU.
+
+        Parentheses are read as they stand and not as weights: captions hold scores, ratios and times of day.
+        """
         clip = self._need(self._clip, "text encoder")
-        result = clip.encode_from_tokens(clip.tokenize(text), return_dict=True)
+        result = clip.encode_from_tokens(clip.tokenize(text, disable_weights=True), return_dict=True)
         pooled = result["pooled_output"]
         wanted = self.unet.num_classes is not None and pooled is not None
         return result["cond"][0].float().cpu(), pooled[0].float().cpu() if wanted else None

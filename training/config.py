@@ -103,7 +103,8 @@ class SourceConfig:
     media_root: str = ""
     """Folder that relative paths in a .jsonl or .csv start from. Empty: the list's own folder."""
     frame_folders: bool = False
-    """Each sub-folder with images is one clip, its frames in order of name and already at `data.fps`."""
+    """Each sub-folder with images is one clip, its frames in order of name (2.png before 10.png) and
+    already at `data.fps`."""
     repeats: int = 1
     """How often everything here is seen per epoch."""
 
@@ -127,7 +128,8 @@ class DataConfig:
     """Files with too few frames: leave out; play forward and backward; own bucket with fewer frames; or
     hold the last frame and leave the held ones out of the loss."""
     min_frames: int = 4
-    """With `shorten` and `pad`, files with fewer frames than this are left out."""
+    """With `loop`, `shorten` and `pad`, files with fewer frames than this are left out: a picture, shown 16
+    times, would teach standing still."""
     repeat_slow_video: bool = False
     """A video slower than `fps` would need repeated frames. False: it is left out and reported."""
     max_frames_per_file: int = 256
@@ -295,7 +297,7 @@ class SampleConfig:
     every: int = 0
     """Steps between two, beginning with step 0; 0 is off."""
     prompts: tuple[str, ...] = ()
-    """One clip each."""
+    """One clip each. Parentheses are no weights, here as in captions."""
     prompt_file: str = ""
     """A text file with a prompt per line, besides."""
     negative: str = ""
@@ -466,6 +468,21 @@ def _check_run(config: RunConfig) -> None:
         "base.domain_adapter",
         config.base.domain_adapter,
         "stage 1 makes the adapter; to go on with one, set lora.file.",
+    )
+    span = 1 if config.camera.direction else (config.frames - 1) * data.stride + 1
+    require(
+        span <= data.max_frames_per_file,
+        "data.max_frames_per_file",
+        data.max_frames_per_file,
+        f"a clip of data.frames = {config.frames} with data.stride = {data.stride} spans {span} frames, "
+        "so no file would have enough.",
+    )
+    samples = config.samples
+    require(
+        not samples.every or bool(samples.prompts or samples.prompt_file),
+        "samples.every",
+        samples.every,
+        "there is nothing to render: write samples.prompts or samples.prompt_file.",
     )
     require(0 <= config.lora.dropout < 1, "lora.dropout", config.lora.dropout, "must lie in [0, 1).")
     known = ("to_q", "to_k", "to_v", "to_out.0")

@@ -55,6 +55,11 @@ class Window:
     """Frames that are not held ones; they come first."""
 
 
+def _frames_there(track: Track) -> int:
+    """At the track's stride."""
+    return (track.num_frames - 1) // track.stride + 1
+
+
 class ClipData:
     """The samples of a run.
 
@@ -79,6 +84,10 @@ class ClipData:
                 self.tracks.extend([track] * track.file.repeats)
         for name, num_frames in too_short.items() if encodings.rank == 0 else ():
             log.warning("Left out: %s: its %d frames are too few for a clip", name, num_frames)
+        short = {track.file.name for track in self.tracks if self._is_short(track)}
+        if short and encodings.rank == 0:
+            policy = config.data.short_clips
+            log.info("%d files are shorter than a clip: data.short_clips = %r", len(short), policy)
         if not self.tracks:
             raise ValueError(
                 f"Every file has fewer frames than a clip of data.frames = {config.data.frames} with "
@@ -93,12 +102,15 @@ class ClipData:
     def _frames_of(self, track: Track) -> int | None:
         """Frames of a sample of this track; None if it is too short to be used."""
         wanted, policy = self.config.frames, self.config.data.short_clips
-        there = (track.num_frames - 1) // track.stride + 1
-        if there >= wanted or policy == "loop":
+        if not self._is_short(track):
             return wanted
+        there = _frames_there(track)
         if policy == "skip" or there < self.config.data.min_frames:
             return None
         return there if policy == "shorten" else wanted
+
+    def _is_short(self, track: Track) -> bool:
+        return _frames_there(track) < self.config.frames
 
     def window(self, track: Track, key: Key) -> Window:
         """The frames of a sample."""

@@ -26,7 +26,7 @@ from .cache import Store
 from .config import RunConfig
 from .files import write_json
 from .framing import Size, camera_view, crop_place, pick_bucket, render, whole_view
-from .media import MediaFile, content_hashes
+from .media import ENCODING, MediaFile, content_hashes
 from .video import Unreadable, on_grid, timed_frames
 
 log = logging.getLogger(__name__)
@@ -90,8 +90,12 @@ def tracks_of_file(
         Unreadable: nothing usable in it, with the reason.
     """
     data, camera = config.data, config.camera
+    try:
+        content = file.content()
+    except OSError as error:
+        raise Unreadable.by(error) from error
     frames = on_grid(
-        timed_frames(file.content(), file.member or file.path.name, data.background),
+        timed_frames(content, file.member or file.path.name, data.background),
         # A folder of frames has no times: it is taken to be at the wanted rate.
         0.0 if file.path.is_dir() else data.fps,
         data.max_frames_per_file,
@@ -188,7 +192,8 @@ class Encodings:
         self.dtype = DTYPES[config.cache.dtype]
         shard = config.cache.shard_megabytes
         self.latents = Store(root, "latents", latent_settings(config, base_hash), shard, rank)
-        self.text = Store(root, "text", {"base": base_hash, "dtype": config.cache.dtype}, shard, rank)
+        text_settings = {"base": base_hash, "dtype": config.cache.dtype, "weights": False}
+        self.text = Store(root, "text", text_settings, shard, rank)
         self._memo = root / f"hashes-{rank}.json"
         self._facts_path = self.latents.folder / f"files-{rank}.json"
         self._facts: dict[str, dict] = {}
@@ -449,5 +454,5 @@ def sample_prompts(config: RunConfig) -> list[str]:
         path = Path(config.samples.prompt_file)
         if not path.is_file():
             raise FileNotFoundError(f"samples.prompt_file: there is no file {path}.")
-        prompts += [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        prompts += [line.strip() for line in path.read_text(encoding=ENCODING).splitlines() if line.strip()]
     return prompts

@@ -85,6 +85,7 @@ PATHS = {
     "path",
     "media_root",
     "folder",
+    "prompt_file",
 }
 """Settings that are paths: files travel, and the folders of the machine that made them are nobody's
 business."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from typing import Any
 def write_json(path: Path, data: Any) -> None:
     """Write plain data; floats keep every bit."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # On a disk that several machines share, two processes may have one number.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(data, file, indent=1)
         file.flush()

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from .config import DataConfig, SourceConfig
 from .files import write_json
-from .video import MEDIA_ENDINGS, PICTURE_ENDINGS, VIDEO_ENDINGS
+from .video import MEDIA_ENDINGS, PICTURE_ENDINGS, VIDEO_ENDINGS, frame_files
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class MediaFile:
         if self.member:
             digest.update(self.content())
         elif self.path.is_dir():
-            for file in sorted(p for p in self.path.iterdir() if p.suffix.lower() in PICTURE_ENDINGS):
+            for file in frame_files(self.path):
                 digest.update(file.name.encode() + b"\0" + file.read_bytes())
         else:
             with self.path.open("rb") as file:
@@ -75,14 +75,12 @@ class MediaFile:
 
     def stamp(self) -> list:
         """Cheap facts that change when the content does."""
-        parts = sorted(self.path.iterdir()) if self.path.is_dir() else [self.path]
-        stats = [part.stat() for part in parts]
-        return [
-            sum(s.st_size for s in stats),
-            max((s.st_mtime_ns for s in stats), default=0),
-            self.offset,
-            self.size,
-        ]
+        if not self.path.is_dir():
+            facts = self.path.stat()
+            return [facts.st_size, facts.st_mtime_ns, self.offset, self.size]
+        # Names too: they give the frames their order.
+        parts = [(part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in frame_files(self.path)]
+        return [hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()]
 
 
 def list_media(sources: Sequence[SourceConfig], config: DataConfig) -> list[MediaFile]:
@@ -140,7 +138,8 @@ def _entries(source: SourceConfig) -> Iterator[Entry]:
         elif kind == ".jsonl":
             yield from _existing(_jsonl(path, Path(source.media_root or path.parent)), path)
         elif kind == ".csv":
-            yield from _existing(_csv(path, Path(source.media_root or path.parent)), path)
+            rows = _csv(path, Path(source.media_root or path.parent), bool(source.caption))
+            yield from _existing(rows, path)
         elif kind == ".tar":
             yield from _tar(path)
         elif kind in MEDIA_ENDINGS:
@@ -185,7 +184,10 @@ def _utf8(path: Path) -> Iterator[None]:
 def _folder(folder: Path) -> Iterator[Entry]:
     files = (p for p in folder.rglob("*") if p.suffix.lower() in MEDIA_ENDINGS and not p.name.startswith("."))
     for path in sorted(files, key=lambda p: p.relative_to(folder).as_posix()):
-        yield path, _text_beside(path), "", 0, -1
+        if path.exists():
+            yield path, _text_beside(path), "", 0, -1
+        else:
+            log.warning("Left out: %s: the link leads nowhere", path)
 
 
 def _frame_folders(folder: Path) -> Iterator[Entry]:
@@ -209,13 +211,18 @@ Row = tuple[Path, "str | None", int]
 def _jsonl(path: Path, root: Path) -> Iterator[Row]:
     """Lines of ``{"video_path": ..., "caption": ...}``; ``file`` or ``path`` and ``text`` are understood
     too."""
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+    # Not splitlines(), which also parts at marks that JSON allows within a text.
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(
+                f'{path}, line {number} is {line.strip()[:40]}; expected {{"path": ..., "caption": ...}}.'
+            )
         media = next((row[key] for key in ("video_path", "image_path", "file", "path") if row.get(key)), None)
         if media is None:
             raise ValueError(
@@ -227,21 +234,28 @@ def _jsonl(path: Path, root: Path) -> Iterator[Row]:
         yield root / media, caption, number
 
 
-def _csv(path: Path, root: Path) -> Iterator[Row]:
-    """WebVid's columns ``videoid, page_dir, name`` (files ``page_dir/videoid.mp4``), or ``path, caption``."""
+def _csv(path: Path, root: Path, has_caption: bool = False) -> Iterator[Row]:
+    """WebVid's columns ``videoid, page_dir, name`` (files ``page_dir/videoid.mp4``), or ``path, caption``;
+    ``text`` is understood too. has_caption: the source has one for all, and the table needs none."""
     with path.open(newline="", encoding=ENCODING) as file, _utf8(path):
-        reader = csv.DictReader(file)
-        columns = set(reader.fieldnames or ())
-        if not ({"videoid", "name"} <= columns or "path" in columns):
+        reader = csv.DictReader(file, skipinitialspace=True)
+        reader.fieldnames = columns = [name.strip().lower() for name in reader.fieldnames or ()]
+        webvid = {"videoid", "name"} <= set(columns) and "path" not in columns
+        told = next((name for name in ("caption", "text") if name in columns), None)
+        # A path alone makes files without captions; with other columns a caption is meant to be there.
+        if not webvid and ("path" not in columns or (told is None and len(columns) > 1 and not has_caption)):
             raise ValueError(
-                f"{path} has the columns {sorted(columns)}; expected videoid, page_dir, name or path, "
-                "caption."
+                f"{path} has the columns {', '.join(columns) or 'of an empty file'}; expected videoid, "
+                "page_dir, name, or path, caption (or path, text)."
             )
         for number, row in enumerate(reader, start=2):
-            if "path" in columns:
-                yield root / row["path"], row.get("caption"), number
+            name = (row["videoid" if webvid else "path"] or "").strip()
+            if not name:
+                log.warning("Left out: %s, line %d names no file", path, number)
+            elif webvid:
+                yield root / (row.get("page_dir") or "") / f"{name}.mp4", row["name"], number
             else:
-                yield root / (row.get("page_dir") or "") / f"{row['videoid']}.mp4", row["name"], number
+                yield root / name, row[told] if told else None, number
 
 
 def _existing(rows: Iterator[Row], table: Path) -> Iterator[Entry]:
@@ -288,19 +302,31 @@ def _tar(path: Path) -> Iterator[Entry]:
 
 
 def content_hashes(files: Sequence[MediaFile], memo: Path) -> list[str]:
-    """Content hash of each file; hashes of unchanged files are remembered in ``memo``."""
-    known = json.loads(memo.read_text(encoding="utf-8")) if memo.is_file() else {}
+    """Content hash of each file. Those of unchanged files are remembered in ``memo``, and those that other
+    processes have found are read from the files ``hashes-*.json`` beside it.
+
+    A file that cannot be read gets a hash of its name: whoever decodes it finds out why.
+    """
+    known = {}
+    for path in (*sorted(memo.parent.glob("hashes-*.json")), memo):
+        if path.is_file():
+            known |= json.loads(path.read_text(encoding="utf-8"))
     hashes, changed, last = [], False, time.monotonic()
     try:
         for file in files:
-            key, stamp = file.name, file.stamp()
-            entry = known.get(key)
-            if entry is None or entry["stamp"] != stamp:
-                digest = file.content_hash()
-                if entry is not None and entry["hash"] != digest:
-                    log.warning("%s has changed since it was cached; it is encoded again", file.name)
-                known[key] = {"stamp": stamp, "hash": digest}
-                changed = True
+            key = file.name
+            try:
+                stamp = file.stamp()
+                entry = known.get(key)
+                if entry is None or entry["stamp"] != stamp:
+                    digest = file.content_hash()
+                    if entry is not None and entry["hash"] != digest:
+                        log.warning("%s has changed since it was cached; it is encoded again", file.name)
+                    known[key] = {"stamp": stamp, "hash": digest}
+                    changed = True
+            except OSError:
+                hashes.append(hashlib.blake2b(key.encode(), digest_size=16).hexdigest())
+                continue
             hashes.append(known[key]["hash"])
             if changed and time.monotonic() - last > SECONDS_BETWEEN_WRITES:
                 write_json(memo, known)

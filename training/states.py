@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ def save_state(
     facts: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Write a state and let go of all but the newest ``keep``."""
+    """Write a state and let go of all but the newest ``keep`` up to it. States of later steps, which a
+    resumed run has passed over as damaged, stay until it gets there."""
     final = folder / f"step-{step:08d}"
     temporary = folder / f".{final.name}.{os.getpid()}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -67,7 +69,7 @@ def save_state(
     os.replace(temporary, final)
     _sync_folder(folder)
     shutil.rmtree(aside, ignore_errors=True)
-    for old in _states(folder)[:-keep]:
+    for old in [path for path in _states(folder) if _step_of(path) <= step][:-keep]:
         shutil.rmtree(old)
     return final
 
@@ -112,12 +114,18 @@ def clean_up(folder: Path) -> None:
 
 REPLACED = ".old"
 """Ending of a state while another of the same step takes its place."""
+STATE_NAME = re.compile(rf"step-(\d{{8,}})(?:{re.escape(REPLACED)})?")
 
 
 def _states(folder: Path) -> list[Path]:
-    """From the oldest to the newest; a replaced one before the one that replaces it."""
-    found = [path for path in folder.glob("step-*") if path.is_dir()]
-    return sorted(found, key=lambda path: (path.stem, path.suffix != REPLACED))
+    """From the oldest to the newest; a replaced one before the one that replaces it. Folders of other names,
+    such as copies, are not ours."""
+    found = [path for path in folder.glob("step-*") if STATE_NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: (_step_of(path), path.suffix != REPLACED))
+
+
+def _step_of(path: Path) -> int:
+    return int(STATE_NAME.fullmatch(path.name)[1])
 
 
 def _apart(group: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

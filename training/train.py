@@ -20,13 +20,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, GradientAccumulationPlugin
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
 
 from ..motion_core.schedules import BetaSchedule
 from .base_model import BaseModel, file_hash, pick_device
@@ -107,7 +108,9 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         ),
         # The position tables are constants, there is nothing to broadcast.
         kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            # Processes wait for each other after encoding, and one may have hours more of it than another.
+            InitProcessGroupKwargs(timeout=timedelta(days=1)),
         ],
     )
     _refuse_sharding(accelerator)
@@ -147,7 +150,8 @@ def fill_cache(
     config: RunConfig, accelerator: Accelerator
 ) -> tuple[Encodings, list[MediaFile], list[MediaFile]]:
     """Encode what is missing; returns the store, the training files and the held-out files."""
-    files, held = split_files(config)
+    _hash_in_shares(config, accelerator)
+    files, held = split_files(config, accelerator.process_index)
     base_hash = file_hash_of(config, accelerator)
     kind = LiveEncodings if config.cache.mode == "off" else Encodings
     encodings = kind(config, base_hash, accelerator.process_index, accelerator.num_processes)
@@ -173,12 +177,22 @@ def file_hash_of(config: RunConfig, accelerator: Accelerator) -> str:
         return file_hash(config.base.checkpoint, memo)
 
 
-def split_files(config: RunConfig) -> tuple[list[MediaFile], list[MediaFile]]:
+def _hash_in_shares(config: RunConfig, accelerator: Accelerator) -> None:
+    """Let each process read its part of the files once; the hashes are there for all afterwards."""
+    if accelerator.num_processes == 1:
+        return
+    files = list_media([*config.data.sources, *config.validation.sources], config.data)
+    mine = files[accelerator.process_index :: accelerator.num_processes]
+    content_hashes(mine, config.cache_folder / f"hashes-{accelerator.process_index}.json")
+    accelerator.wait_for_everyone()
+
+
+def split_files(config: RunConfig, rank: int = 0) -> tuple[list[MediaFile], list[MediaFile]]:
     """Training files and held-out files."""
     files = list_media(config.data.sources, config.data)
     held = list_media(config.validation.sources, config.data) if config.validation.sources else []
     if config.validation.fraction:
-        hashes = content_hashes(files, config.cache_folder / "hashes-0.json")
+        hashes = content_hashes(files, config.cache_folder / f"hashes-{rank}.json")
         out = held_out(hashes, config.validation.fraction)
         held += [file for file, is_out in zip(files, out, strict=True) if is_out]
         files = [file for file, is_out in zip(files, out, strict=True) if not is_out]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,8 +126,18 @@ def _opaque(image: Image.Image, background: str) -> Image.Image:
     return image.convert("RGB")
 
 
+def frame_files(folder: Path) -> list[Path]:
+    """The pictures of a folder of frames, in order of their names; numbers in these by their value."""
+
+    def order(path: Path) -> tuple[list, str]:
+        parts = re.split(r"(\d+)", path.name)
+        return [int(part) if number % 2 else part for number, part in enumerate(parts)], path.name
+
+    return sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURE_ENDINGS), key=order)
+
+
 def _folder(folder: Path, background: str) -> Iterator[TimedFrame]:
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_ENDINGS)
+    files = frame_files(folder)
     if not files:
         raise Unreadable("the folder holds no pictures")
     for index, file in enumerate(files):

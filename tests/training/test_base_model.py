@@ -34,3 +34,11 @@ def test_a_model_whose_schedule_ends_in_pure_noise(settings, tmp_path, monkeypat
     monkeypatch.setattr(comfy.sd, "load_checkpoint_guess_config", load_with_zero_snr)
     with pytest.raises(ValueError, match="zero terminal SNR"):
         load(settings, tmp_path)
+
+
+def test_parentheses_of_captions_are_no_weights(settings, tmp_path):
+    base = settings(tmp_path).base
+    model = BaseModel(base, torch.device("cpu"), encoders=True, unet=False)
+    encoded = [model.encode_text(f"a (red:{number}) circle")[0] for number in ("1.0", "9.0")]
+    assert torch.equal(*encoded), "numbers are unknown words of the small vocabulary, both alike"
+    assert not torch.equal(encoded[0], model.encode_text("a (blue:1.0) circle")[0])

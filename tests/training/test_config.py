@@ -86,6 +86,8 @@ def test_plain_data_and_back(write):
         ("data.fps=nan", "data.fps must be finite"),
         ("optimizer.lr=inf", "optimizer.lr must be finite"),
         ("data.max_frames_per_file=0", "must be at least 1"),
+        (("data.frames=16", "data.stride=20"), "data.max_frames_per_file = 256: .* spans 301 frames"),
+        ("samples.every=5", "nothing to render: write samples.prompts"),
         ("data.min_frames=0", "must be at least 1"),
         ("motion.num_heads=0", "must be at least 1"),
         ("motion.pe_length=-1", "must be at least 0"),

@@ -278,6 +278,14 @@ def test_short_clips(policy, expected, real, make):
         assert batch.mask is None
 
 
+@pytest.mark.parametrize("policy", ["loop", "shorten", "pad"])
+def test_files_with_hardly_any_frames_are_left_out_whatever_the_policy(policy, make):
+    """A picture played forward and backward is a picture that stands still."""
+    store = make("data.frames=12", f"data.short_clips={policy}", "data.min_frames=9")
+    with pytest.raises(ValueError, match="fewer frames"):
+        clip_data(*store)
+
+
 def test_short_clips_are_left_out_by_default(make):
     with pytest.raises(ValueError, match="short_clips = 'loop', 'shorten' or 'pad'"):
         clip_data(*make("data.frames=12"))

@@ -3,12 +3,16 @@
 import csv
 import io
 import json
+import os
 import shutil
 import tarfile
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from animatediff_flipbook.training.config import DataConfig, SourceConfig
 from animatediff_flipbook.training.media import MediaFile, content_hashes, list_media
+from animatediff_flipbook.training.video import timed_frames
 
 
 def listed(*sources: SourceConfig, **settings) -> list[tuple[str, str]]:
@@ -64,6 +68,78 @@ def test_csv_with_the_columns_of_webvid(clips, tmp_path):
     table.write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="columns"):
         listed(SourceConfig(path=str(table)))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("path, caption\nclip0.mp4, a dog\n", [("clip0.mp4", "a dog")]),
+        ("Path,Text\nclip0.mp4,a dog\n", [("clip0.mp4", "a dog")]),
+        ("path\nclip0.mp4\n", [("clip0.mp4", "")]),
+        ("path,caption\n,nothing\nclip0.mp4,a dog\n", [("clip0.mp4", "a dog")]),
+        ("path,words\nclip0.mp4,a dog\n", None),
+    ],
+)
+def test_csv_as_people_write_it(text, expected, clips, tmp_path, caplog):
+    table = tmp_path / "list.csv"
+    table.write_text(text)
+    source = SourceConfig(path=str(table), media_root=str(clips))
+    if expected is None:
+        with pytest.raises(ValueError, match="columns path, words; expected .*path, caption"):
+            listed(source)
+        assert listed(replace(source, caption="one for all")) == [("clip0.mp4", "one for all")]
+    else:
+        assert listed(source) == expected
+        assert ("line 2 names no file" in caplog.text) == (",nothing" in text)
+
+
+def test_jsonl_with_marks_that_are_no_new_lines_and_rows_that_are_no_objects(clips, tmp_path):
+    table = tmp_path / "list.jsonl"
+    source = SourceConfig(path=str(table), media_root=str(clips))
+    row = json.dumps({"path": "clip0.mp4", "caption": "one\u2028two"}, ensure_ascii=False)
+    table.write_text(f"{row}\r\n{row}\r\n", encoding="utf-8", newline="")
+    assert [caption for _, caption in listed(source)] == ["one\u2028two"] * 2
+    table.write_text('["clip0.mp4"]')
+    with pytest.raises(ValueError, match="line 1 is .*expected"):
+        listed(source)
+
+
+def test_frames_are_in_order_of_their_numbers_and_renaming_is_noticed(tmp_path):
+    from PIL import Image
+
+    folder, memo = tmp_path / "clip", tmp_path / "hashes-0.json"
+    folder.mkdir()
+    for number in range(12):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.bmp")
+    files = [MediaFile(folder, "")]
+    shown = [np.asarray(frame.image)[0, 0, 0] for frame in timed_frames(folder, "clip", "#000000")]
+    assert shown == list(range(12))
+    first = content_hashes(files, memo)
+    assert content_hashes(files, memo) == first
+    os.rename(folder / "0.bmp", folder / "99.bmp")
+    assert content_hashes(files, memo) != first
+
+
+def test_what_cannot_be_read_stops_nobody(clips, tmp_path, caplog):
+    (tmp_path / "whole.mp4").write_bytes((clips / "clip0.mp4").read_bytes())
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    source = SourceConfig(path=str(tmp_path))
+    assert [name for name, _ in listed(source)] == ["whole.mp4"]
+    assert "link.mp4: the link leads nowhere" in caplog.text
+    gone = MediaFile(tmp_path / "gone.mp4", "")
+    memo = tmp_path / "memo" / "hashes-0.json"
+    hashes = content_hashes([*list_media([source], DataConfig()), gone], memo)
+    assert len(set(hashes)) == 2
+    assert list(json.loads(memo.read_text())) == [str(tmp_path / "whole.mp4")], "it may come back"
+
+
+def test_hashes_that_another_process_has_found_are_taken_over(clips, tmp_path, monkeypatch):
+    files = list_media([SourceConfig(path=str(clips))], DataConfig())
+    found = [content_hashes(files[rank::2], tmp_path / f"hashes-{rank}.json") for rank in range(2)]
+    monkeypatch.setattr(MediaFile, "content_hash", lambda file: pytest.fail("read again"))
+    hashes = content_hashes(files, tmp_path / "hashes-0.json")
+    assert hashes[::2] == found[0]
+    assert hashes[1::2] == found[1]
 
 
 def test_frame_folders(tmp_path):

@@ -179,6 +179,21 @@ def test_stopped_at_a_checkpoint_a_state_is_written_once(stage_settings, tmp_pat
     assert saved == [2, 4]
 
 
+def test_a_state_just_written_stays_beside_later_ones_that_are_damaged(tmp_path):
+    """A run that passed over them starts earlier; what it saves is all that it has."""
+    weights = {"weights": {"a": torch.ones(2)}}
+    for step in (200, 300):
+        (save_state(tmp_path, step, weights, {}, keep=2) / "state.json").write_text("{")
+    (tmp_path / "step-00000100_good").mkdir()
+    for step in (50, 100, 150):
+        save_state(tmp_path, step, weights, {}, keep=1)
+        assert newest_state(tmp_path).step == step
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["step-00000100_good", "step-00000150", "step-00000200", "step-00000300"]
+    save_state(tmp_path, 400, weights, {}, keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000100_good", "step-00000400"]
+
+
 def test_writing_a_state_again_leaves_one_at_any_moment(tmp_path, monkeypatch):
     weights = {"weights": {"a": torch.ones(2)}}
     save_state(tmp_path, 1, weights, {"old": True}, keep=1)

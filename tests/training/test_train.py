@@ -187,7 +187,9 @@ def test_training_on_the_fly_is_training_from_the_cache(stage_settings, tmp_path
 
 
 def test_metadata_tells_what_the_run_was(stage_settings, tmp_path):
-    file = train(stage_settings("motion_lora", tmp_path, "lora.alpha=2", "export.licence=CC0")).file
+    (tmp_path / "prompts.txt").write_text("a circle\n")
+    more = ("lora.alpha=2", "export.licence=CC0", f"samples.prompt_file={tmp_path / 'prompts.txt'}")
+    file = train(stage_settings("motion_lora", tmp_path, *more)).file
     facts = read_lora(file).metadata
     for key, value in {
         "format": "motion_lora", "stage": "motion_lora", "rank": "4", "alpha": "2.0", "frames": "4",
