@@ -43,6 +43,8 @@ VIDEO_ENDINGS = {
     ".y4m",
 }
 PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
+ANIMATED_FORMATS = {"GIF", "WEBP", "PNG"}
+"""In others several pictures are pages: a photo's preview or second view (MPO), scans (TIFF)."""
 MEDIA_ENDINGS = VIDEO_ENDINGS | PICTURE_ENDINGS
 
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
@@ -151,7 +153,8 @@ def _pictures(source: Path | bytes, name: str, background: str) -> Iterator[Time
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             time = 0.0
-            for index in range(getattr(image, "n_frames", 1)):
+            moves = image.format in ANIMATED_FORMATS
+            for index in range(getattr(image, "n_frames", 1) if moves else 1):
                 image.seek(index)
                 image.load()  # the duration of a WEBP's frame is only right once the frame is loaded
                 upright = ImageOps.exif_transpose(image)

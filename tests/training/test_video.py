@@ -226,3 +226,16 @@ def test_transparency_of_vp9(clear_webm, monkeypatch, caplog):
     monkeypatch.setattr(video.av, "codecs_available", set())
     assert len(list(timed_frames(clear_webm, clear_webm.name, "#00ff00"))) == 4
     assert "clear.webm: its transparency is lost" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["MPO", "TIFF"])
+def test_pages_of_a_photo_are_no_animation(kind, tmp_path):
+    """Cameras put a second view or a preview into a .jpg, scanners pages into a .tif."""
+    first, second = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
+    path = tmp_path / ("photo.jpg" if kind == "MPO" else "photo.tif")
+    first.save(path, kind, save_all=True, append_images=[second])
+    with Image.open(path) as image:
+        assert image.n_frames == 2
+    frames = list(timed_frames(path, path.name, "#000000"))
+    assert len(frames) == 1
+    assert np.asarray(frames[0].image)[8, 8, 0] > 200
