@@ -51,6 +51,8 @@ FRAMES = 16
 STEPS, CFG = 15, 5.0
 DIRECTIONS = ("moving left", "moving right", "moving up", "moving down")
 LONG_FRAMES = {"loop": 48, "travel": 64}
+OVERLAP = 4
+LOOP_OVERLAP = 3  # 48 frames are a multiple of 16 - 4: windows would end at the seam in the first four steps
 # MotionLoRA: (field of world.Camera, its sign)
 CAMERAS = {"tiny_zoom_in": ("zoom", 1), "tiny_zoom_out": ("zoom", -1), "tiny_pan_left": ("pan_x", 1)}
 
@@ -150,7 +152,9 @@ class Renderer:
         if sample.frames > FRAMES:
             loop = sample.series == "loop"
             schedule = "looped_uniform" if loop else "standard_static"
-            model = nodes.ContextWindows.execute(model=model, schedule=schedule, closed_loop=loop)[0]
+            model = nodes.ContextWindows.execute(
+                model=model, schedule=schedule, closed_loop=loop, overlap=LOOP_OVERLAP if loop else OVERLAP
+            )[0]
         return model
 
     def _texts_of(self, sample: Sample, scene: world.Scene) -> list:

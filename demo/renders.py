@@ -123,6 +123,9 @@ RENDERS = (
         changes={
             "FlipbookContextWindows.schedule": "looped_uniform",
             "FlipbookContextWindows.closed_loop": True,
+            # 48 is a multiple of 16 - 4, which would keep the seam at the end of a window in the first steps
+            "FlipbookContextWindows.overlap": 3,
+            "FlipbookFrameNoise.overlap": 3,
         },
     ),
     Render(
