@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 API_WORKFLOWS = ROOT / "tests" / "data" / "api"
 SIZE = 128  # pixels: what the tiny family is made for
-STEPS = 15  # of the sampler, fewer than published: the gallery shall take minutes on two CPU cores
+STEPS = 10  # of the sampler, fewer than published: the gallery shall take minutes on two CPU cores
 SAMPLING_NODES = (  # those that have `steps`
     "KSampler",
     "FlipbookContextSampler",
@@ -156,8 +156,9 @@ RENDERS = (
         name="free-init",
         workflow="free-init",
         section=MORE,
-        caption="FreeInit, three rounds",
+        caption="FreeInit, three rounds of rising length",
         prompt="a green triangle moving down on a striped background",
+        changes={"FlipbookFreeInitSampler.coarse_to_fine": True},
     ),
 )
 
