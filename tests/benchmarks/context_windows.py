@@ -4,11 +4,13 @@
 
 - *time*: processor seconds of a long clip over those of its windows, each as long as a clip of 16 frames
   without windows. 1 means that cutting and fusing cost nothing beside the model.
-- *memory*: how much the peak grows from the shorter to the longer clip, over what its latents grow by. The
-  second figure is the growth with a handler that only answers with zeros: what none can go below, because
-  the sampler asks for one prediction per prompt and keeps noise and states of the whole clip.
+- *memory*: how much the peak grows from the shorter to the longer clip, over what its latents grow by; the
+  empty latents that a sampler is given count as one. Once with the Context Sampler, once with KSampler and
+  Context Windows, and once with KSampler and a handler that only answers with zeros: what no windows can go
+  below, because ComfyUI's sampler asks for one prediction per prompt and keeps noise and states of the whole
+  clip.
 
-Peaks are counted in tensors made during sampling, so the given latents themselves are in neither.
+Memory is counted in tensors, not in what the process holds.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -56,11 +59,19 @@ def load() -> tuple[ModelPatcher, list]:
 
 
 def sample(model: ModelPatcher, conds: list, frames: int, steps: int) -> None:
-    """One run of ComfyUI's sampler, noise made inside."""
+    """One run of ComfyUI's sampler, latents and noise made inside."""
     latent = torch.zeros(frames, 4, SIZE, SIZE)
     noise = comfy.sample.prepare_noise(latent, 1)
     comfy.sample.sample(
         model, noise, steps, CFG, "euler", "normal", *conds, latent, seed=1, disable_pbar=True
+    )
+
+
+def sample_by_node(model: ModelPatcher, conds: list, frames: int, steps: int) -> None:
+    """The same run by the Context Sampler."""
+    latent = {"samples": torch.zeros(frames, 4, SIZE, SIZE)}
+    nodes.ContextSampler.execute(
+        *(model, 1, steps, CFG, "euler", "normal", *conds, latent), length=LENGTH, overlap=OVERLAP
     )
 
 
@@ -89,12 +100,12 @@ def seconds(repeats: int, *arguments: object) -> float:
     return best
 
 
-def growth(model: ModelPatcher, conds: list, short: int, long: int) -> float:
+def growth(run: Callable, model: ModelPatcher, conds: list, short: int, long: int) -> float:
     """Growth of the peak over growth of the latents."""
     peaks = []
     for frames in (short, long):
         with PeakMemory() as memory:
-            sample(model, conds, frames, 2)
+            run(model, conds, frames, 2)
         peaks.append(memory.peak)
     return (peaks[1] - peaks[0]) / ((long - short) * 4 * SIZE * SIZE * 4)
 
@@ -120,8 +131,10 @@ def main() -> int:
         nothing = model.clone()
         nothing.model_options["context_handler"] = Zeros()
         short, long = options.frames
-        print(f"from {short} to {long} frames memory grows by {growth(windowed, conds, short, long):.2f} x")
-        print(f"the same with a handler that does nothing: {growth(nothing, conds, short, long):.2f}")
+        print(f"from {short} to {long} frames memory grows by this many latents:")
+        print(f"  Context Sampler             {growth(sample_by_node, model, conds, short, long):.2f}")
+        print(f"  KSampler, Context Windows   {growth(sample, windowed, conds, short, long):.2f}")
+        print(f"  KSampler, zeros             {growth(sample, nothing, conds, short, long):.2f}")
     return 0
 
 

@@ -416,15 +416,77 @@ def test_progress_counts_windows(animated, prompts, monkeypatch):
     assert shown == [pytest.approx(i / 8) for i in range(1, 9)]  # 4 windows x 2 steps
 
 
-def test_sampler_node_is_ksampler_with_windows(animated, prompts):
-    model, _ = animated
+def by_node(model, prompts, *, cfg=3.0, sampler="euler", **options):
+    """``sample`` of the same model with windows, by the one node."""
     latent = {"samples": torch.zeros(FRAMES, 4, 4, 4)}
     with torch.inference_mode():
-        got = ContextSampler.execute(
-            model, 5, 3, 3.0, "euler", "normal", *prompts, latent, length=8, overlap=2, fuse="flat"
-        ).args[0]
-    assert torch.equal(got["samples"], sample(windowed(model, length=8, overlap=2, fuse="flat"), prompts))
-    assert got["samples"].shape == latent["samples"].shape
+        out = ContextSampler.execute(model, 5, 3, cfg, sampler, "normal", *prompts, latent, **options)
+    return out.args[0]["samples"]
+
+
+@pytest.mark.parametrize("cfg", [0.0, 1.0, 3.0, 12.0])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"length": 8, "overlap": 2, "fuse": "flat"},
+        {"length": 10, "overlap": 3, "schedule": "looped_uniform", "closed_loop": True},
+        {"length": 8, "overlap": 3, "windows_per_batch": 3},
+    ],
+)
+def test_sampler_node_is_ksampler_with_windows(animated, prompts, options, cfg):
+    """It guides windows before it fuses them, which rounds otherwise and changes nothing else."""
+    model, _ = animated
+    wanted = sample(windowed(model, **options), prompts, cfg=cfg)
+    got = by_node(model, prompts, cfg=cfg, **options)
+    assert got.shape == wanted.shape
+    assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def scale_of_the_day(model):
+    """Another pack's guidance that does not keep to the node's scale."""
+    model.set_model_sampler_cfg_function(lambda args: args["uncond"] + 2.0 * (args["cond"] - args["uncond"]))
+
+
+def look_before(model):
+    model.set_model_sampler_pre_cfg_function(lambda args: [0.9 * out for out in args["conds_out"]])
+
+
+def look_after(model):
+    model.set_model_sampler_post_cfg_function(lambda args: args["denoised"] + 0.1 * args["uncond_denoised"])
+
+
+def another_scale(model):
+    def wrap(executor, x, timestep, options, seed):
+        executor.class_obj.set_cfg(5.0)
+        return executor(x, timestep, options, seed)
+
+    model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "test", wrap)
+
+
+def instead(model):
+    def calc(args):
+        given = args["model"], args["conds"], args["input"], args["sigma"], args["model_options"]
+        cond, uncond = comfy.samplers.calc_cond_batch(*given)
+        return [cond, 0.9 * uncond]
+
+    model.model_options["sampler_calc_cond_batch_function"] = calc
+
+
+@pytest.mark.parametrize("change", [scale_of_the_day, look_before, look_after, another_scale, instead])
+def test_whoever_takes_part_in_the_guidance_sees_both_predictions(animated, prompts, change):
+    """Then windows are fused first, and the sampler node gives KSampler's numbers to the bit."""
+    plain = by_node(animated[0], prompts, length=8, overlap=2)
+    model = animated[0].clone()
+    change(model)
+    got = by_node(model, prompts, length=8, overlap=2)
+    assert torch.equal(got, sample(windowed(model, length=8, overlap=2), prompts))
+    assert not torch.allclose(got, plain, rtol=1e-3)
+
+
+def test_samplers_that_use_the_negative_prediction_get_it(animated, prompts):
+    options = {"sampler": "euler_cfg_pp"}
+    got = by_node(animated[0], prompts, length=8, overlap=2, **options)
+    assert torch.equal(got, sample(windowed(animated[0], length=8, overlap=2), prompts, **options))
 
 
 def test_overlap_as_long_as_the_window_is_refused(animated):

@@ -4,7 +4,7 @@ import comfy.sample
 import comfy.sd
 import pytest
 import torch
-from animatediff_flipbook.nodes.context import ContextWindows
+from animatediff_flipbook.nodes.context import ContextSampler, ContextWindows
 from animatediff_flipbook.tests.support_memory import PeakMemory
 
 
@@ -14,25 +14,69 @@ def base(tiny_checkpoint):
     return comfy.sd.load_checkpoint_guess_config(str(tiny_checkpoint), output_vae=False)[:2]
 
 
-def peak(model, conds, frames):
-    """Peak bytes of two sampling steps of a clip of 8 x 8 latents."""
+@pytest.fixture(scope="module")
+def conds(base):
+    """``[positive, negative]``."""
+    clip = base[1]
+    return [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a red circle", "")]
+
+
+@pytest.fixture(scope="module")
+def windowed(base, conds):
+    """The model with context windows, loaded, as loading is not the matter here."""
+    model = ContextWindows.execute(base[0], length=16, overlap=4).args[0]
+    peak(ksampler, model, conds, 17)
+    return model
+
+
+def ksampler(model, conds, latent):
+    noise = comfy.sample.prepare_noise(latent, 1)
+    comfy.sample.sample(model, noise, 2, 3.0, "euler", "normal", *conds, latent, seed=1)
+
+
+def context_sampler(model, conds, latent, sampler="euler"):
+    ContextSampler.execute(
+        model, 1, 2, 3.0, sampler, "normal", *conds, {"samples": latent}, length=16, overlap=4
+    )
+
+
+def peak(run, model, conds, frames):
+    """Peak bytes of two sampling steps of a clip of 8 x 8 latents, which count too."""
     with torch.inference_mode(), PeakMemory() as memory:
-        latent = torch.zeros(frames, 4, 8, 8)
-        noise = comfy.sample.prepare_noise(latent, 1)
-        comfy.sample.sample(model, noise, 2, 3.0, "euler", "normal", *conds, latent, seed=1)
+        run(model, conds, torch.zeros(frames, 4, 8, 8))
     return memory.peak
 
 
-def test_memory_grows_by_the_clips_latents_only(base):
-    """From 32 to 64 frames: what ComfyUI's sampler itself keeps of the clip (noise, start, current and last
-    state, last prediction), and one prediction per prompt. No activation, no window, no table."""
-    model, clip = base
-    conds = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a red circle", "")]
-    windowed = ContextWindows.execute(model, length=16, overlap=4).args[0]
-    peak(windowed, conds, 17)  # loads the model, which is not the matter here
-    short, long = peak(windowed, conds, 32), peak(windowed, conds, 64)
-    latents = (64 - 32) * 4 * 8 * 8 * 4
-    print(f"peak memory from {short / 2**20:.2f} to {long / 2**20:.2f} MiB: {(long - short) / latents:.2f} x")
-    assert (long - short) / latents <= 9.0
+def growth(run, model, conds):
+    """How much the peak grows from 32 to 64 frames, in latents of the 32 frames more."""
+    more = peak(run, model, conds, 64) - peak(run, model, conds, 32)
+    return more / ((64 - 32) * 4 * 8 * 8 * 4)
+
+
+def test_sampler_node_keeps_three_latents(base, windowed, conds):
+    """The latents given, the state, and one prediction. No activation, no window, no table."""
+    found = growth(context_sampler, base[0], conds)
+    print(f"memory grows by {found:.2f} latents")
+    assert found <= 3.05
+
+
+def test_of_other_samplers_it_keeps_one_prediction_less(base, windowed, conds):
+    def heun(model, conds, latent):
+        context_sampler(model, conds, latent, "heun")
+
+    def core(model, conds, latent):
+        noise = comfy.sample.prepare_noise(latent, 1)
+        comfy.sample.sample(model, noise, 2, 3.0, "heun", "normal", *conds, latent, seed=1)
+
+    assert growth(heun, base[0], conds) <= growth(core, windowed, conds) - 0.95
+
+
+def test_memory_grows_by_the_clips_latents_only(base, windowed, conds):
+    """KSampler: what it keeps of the clip (given, noise, start, state, prediction and direction), and one
+    prediction per prompt."""
+    found = growth(ksampler, windowed, conds)
+    print(f"memory grows by {found:.2f} latents")
+    assert found <= 8.05
     # Without windows the model's activations grow too: the measure sees what it is to see.
-    assert peak(model, conds, 32) - peak(model, conds, 24) > 20 * (32 - 24) * 4 * 8 * 8 * 4
+    more = peak(ksampler, base[0], conds, 32) - peak(ksampler, base[0], conds, 24)
+    assert more > 20 * (32 - 24) * 4 * 8 * 8 * 4

@@ -1,0 +1,155 @@
+"""Euler in place against ComfyUI's: equal to the bit, and nobody's tensors harmed."""
+
+import comfy.model_sampling
+import comfy.sample
+import comfy.samplers
+import comfy.sd
+import pytest
+import torch
+from animatediff_flipbook.nodes.context import ContextSampler
+from animatediff_flipbook.nodes.euler import EULER_NAMES, EulerInPlace
+
+FRAMES = 6
+
+
+@pytest.fixture(scope="module")
+def base(tiny_checkpoint):
+    """``(model, positive, negative)`` of the tiny family with random weights."""
+    model, clip = comfy.sd.load_checkpoint_guess_config(str(tiny_checkpoint), output_vae=False)[:2]
+    return (model, *(clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a red circle", "")))
+
+
+def latents(seed=None):
+    if seed is None:
+        return torch.zeros(FRAMES, 4, 4, 4)
+    return torch.randn(FRAMES, 4, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def predicting(model, kind):
+    """A clone of the model that takes its network's output for something else."""
+
+    class Sampling(getattr(comfy.model_sampling, kind[0]), getattr(comfy.model_sampling, kind[1])):
+        pass
+
+    model = model.clone()
+    model.add_object_patch("model_sampling", Sampling(model.model.model_config))
+    return model
+
+
+def run(base, sampler, *, model=None, latent=None, steps=4, denoise=1.0, scheduler="normal", **more):
+    own, *conds = base
+    model = model or own
+    latent = latents() if latent is None else latent
+    noise = comfy.sample.prepare_noise(latent, 3)
+    sigmas = comfy.samplers.KSampler(model, steps, "cpu", "euler", scheduler, denoise).sigmas
+    with torch.inference_mode():
+        out = comfy.sample.sample_custom(
+            model, noise, 3.0, sampler, sigmas, *conds, latent, seed=3, disable_pbar=True, **more
+        )
+    return out, noise
+
+
+@pytest.mark.parametrize("name", EULER_NAMES)
+@pytest.mark.parametrize("scheduler", ["normal", "karras", "simple"])
+def test_equals_comfyuis_to_the_bit(base, name, scheduler):
+    wanted, _ = run(base, comfy.samplers.sampler_object(name), scheduler=scheduler)
+    got, noise = run(base, EulerInPlace(), scheduler=scheduler)
+    assert torch.equal(got, wanted)
+    assert not torch.equal(noise, run(base, comfy.samplers.sampler_object(name))[1]), "it works in the noise"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(("ModelSamplingDiscrete", "EPS"), ("ModelSamplingDiscrete", "V_PREDICTION")),
+        *(("ModelSamplingDiscrete", "X0"), ("ModelSamplingDiscreteFlow", "CONST")),
+    ],
+)
+@pytest.mark.parametrize("denoise", [1.0, 0.4])
+def test_for_every_kind_of_model_and_pictures_to_start_from(base, kind, denoise):
+    options = {"model": predicting(base[0], kind), "latent": latents(8), "denoise": denoise}
+    wanted, _ = run(base, comfy.samplers.sampler_object("euler"), **options)
+    got, _ = run(base, EulerInPlace(), **options)
+    assert torch.equal(got, wanted) and got.isfinite().all()
+    assert torch.equal(options["latent"], latents(8))
+
+
+def test_reports_every_step_as_comfyuis(base):
+    seen = {}
+    for sampler in (comfy.samplers.sampler_object("euler"), EulerInPlace()):
+        steps = seen.setdefault(type(sampler), [])
+        run(base, sampler, callback=lambda i, x0, x, n, to=steps: to.append((i, x0.clone(), x.clone(), n)))
+    wanted, got = seen.values()
+    assert [(step, total) for step, _, _, total in got] == [(i, 4) for i in range(4)]
+    for (_, x0, x, _), (_, x0_wanted, x_wanted, _) in zip(got, wanted, strict=True):
+        assert torch.equal(x0, x0_wanted) and torch.equal(x, x_wanted)
+
+
+def test_predictions_that_others_keep_stay_as_they_are(base):
+    """A function after the guidance may hand out what it keeps for the next step."""
+    model, kept = base[0].clone(), []
+
+    def keep(args):
+        kept.append((args["denoised"], args["denoised"].clone()))
+        return args["denoised"]
+
+    model.set_model_sampler_post_cfg_function(keep)
+    run(base, EulerInPlace(), model=model)
+    assert len(kept) == 4 and all(torch.equal(tensor, copy) for tensor, copy in kept)
+
+
+def test_a_mask_is_refused(base):
+    with pytest.raises(ValueError, match="a mask needs"):
+        run(base, EulerInPlace(), noise_mask=torch.ones(1, 1, 4, 4))
+
+
+class Given:
+    """NOISE of another pack, which keeps its tensor."""
+
+    seed = 3
+
+    def __init__(self, noise):
+        self.noise = noise
+
+    def generate_noise(self, latent):
+        return self.noise
+
+
+def by_node(base, *, latent=None, dtype=torch.float32, mask=None, **more):
+    model, *conds = base
+    given = {"samples": (latents() if latent is None else latent).to(dtype)}
+    if mask is not None:
+        given["noise_mask"] = mask
+    with torch.inference_mode():
+        return ContextSampler.execute(model, 3, 4, 3.0, "euler", "normal", *conds, given, **more).args[0]
+
+
+def ksampler(base, *, latent=None, dtype=torch.float32, mask=None, **more):
+    model, *conds = base
+    latent = (latents() if latent is None else latent).to(dtype)
+    noise = comfy.sample.prepare_noise(latent, 3)
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            *(model, noise, 4, 3.0, "euler", "normal", *conds, latent), seed=3, noise_mask=mask, **more
+        )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({}, {"latent": latents(8), "denoise": 0.5}, {"latent": latents(8), "denoise": 0.0}),
+        *({"dtype": torch.float16}, {"dtype": torch.bfloat16}),
+        {"latent": latents(8), "mask": (torch.arange(32 * 32).view(1, 1, 32, 32) % 2).float()},
+    ],
+    ids=["plain", "denoise", "nothing", "fp16", "bf16", "mask"],
+)
+def test_sampler_node_is_ksampler(base, options):
+    """Also where the sampler in place does not go: masks, and latents that ComfyUI turns into fp32."""
+    assert torch.equal(by_node(base, **options)["samples"], ksampler(base, **options))
+
+
+def test_noise_of_others_is_not_overwritten(base):
+    noise = comfy.sample.prepare_noise(latents(), 3)
+    source = Given(noise.clone())
+    assert torch.equal(by_node(base, noise=source)["samples"], ksampler(base))
+    assert torch.equal(source.noise, noise)
