@@ -466,3 +466,15 @@ def test_two_runs_at_once_wait_for_each_other(run, monkeypatch, capsys):
     with run.only_one():
         assert len(waits) == 2
     assert capsys.readouterr().err.count("Waiting for another run.py") == 1
+
+
+@pytest.mark.parametrize(("chosen", "several"), [([], True), (["tests/test_run.py"], False), (["-s"], False)])
+def test_the_whole_suite_runs_in_several_processes(run, monkeypatch, chosen, several):
+    started = []
+    paths = {"python": "python", "comfyui": "comfyui"}
+    monkeypatch.setattr(run, "prepare", lambda options, extras: paths)
+    monkeypatch.setattr(run, "run_here", lambda command, environment: started.append(command) or 0)
+    assert run.command_test(None, chosen) == 0
+    (command,) = started
+    assert ("-n" in command) is several
+    assert command[len(command) - len(chosen) :] == chosen
