@@ -614,8 +614,8 @@ def command_test(options: argparse.Namespace, rest: list[str]) -> int:
     # -P (3.11+) keeps this folder off sys.path, where our `nodes` would hide ComfyUI's; tests/conftest.py
     # drops it for 3.10.
     safe = ["-P"] if (venv_version() or (0, 0)) >= (3, 11) else []
-    # A test uses one core, so the whole suite runs in several processes. Chosen tests run in one, where -s and
-    # --pdb work.
+    # A test uses one core, so the whole suite runs in several processes. Chosen tests run in one, where -s
+    # and --pdb work.
     rest = rest or ["-n", "logical", "--maxprocesses", "4", "--dist", "loadfile"]
     return run_here([paths["python"], *safe, "-m", "pytest", *rest], {"COMFYUI_PATH": paths["comfyui"]})
 
