@@ -9,8 +9,11 @@ from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
+import comfy.samplers
 import torch
 from comfy.ldm.modules import attention as comfy_attention
+from comfy.patcher_extension import WrappersMP, get_all_wrappers
+from comfy.samplers import CFGGuider
 from comfy_api.latest import io
 
 from ..motion_core.layers import Attention, torch_attention
@@ -69,6 +72,22 @@ def easy_cache_is_on(model_options: dict) -> bool:
     """Whether ComfyUI's EasyCache is on the model, which compares a call with the one before. LazyCache has
     its holder in the same place, but looks at whole steps."""
     return getattr(model_options.get("transformer_options", {}).get("easycache"), "name", "") == "EasyCache"
+
+
+def guidance_is_plain(model_options: dict) -> bool:
+    """Whether all that becomes of the two predictions is ComfyUI's own classifier-free guidance, at the scale
+    that the guider has when it is called: nothing on the model takes part, and no other pack has put its own
+    functions into ComfyUI."""
+    functions = (
+        *("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function"),
+        "sampler_calc_cond_batch_function",
+    )
+    core = (comfy.samplers.sampling_function, comfy.samplers.cfg_function, CFGGuider.predict_noise)
+    return (
+        not any(model_options.get(name) for name in functions)
+        and not get_all_wrappers(WrappersMP.PREDICT_NOISE, model_options, is_model_options=True)
+        and all(function.__module__ == "comfy.samplers" for function in core)
+    )
 
 
 INCUMBENT = (

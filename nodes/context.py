@@ -7,14 +7,13 @@ import comfy.sample
 import comfy.samplers
 import comfy.utils
 import latent_preview
-import torch
 from comfy_api.latest import io
 
 from ..motion_core.context import FUSE_METHODS, SCHEDULES, ContextOptions
 from ..motion_core.frame_noise import FrameNoise
 from .compat import logger, make_schema
 from .context_handler import ContextSettings, ContextStage, put_on, settings_on
-from .euler import EULER_NAMES, EulerInPlace
+from .euler import EulerInPlace
 from .frame_noise import NoiseSource
 from .load import CATEGORY
 
@@ -277,22 +276,22 @@ class ContextSampler(io.ComfyNode):
                 "model (windows of %s frames) are not used.",
                 " and ".join(str(other.options.length) for other in present.stages),
             )
-        model = with_context(model, ContextSettings((stage,), windows_per_batch, guidance=cfg))
+        model = with_context(model, ContextSettings((stage,), windows_per_batch))
         frames = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
         noise = noise or NoiseSource(FrameNoise(seed=seed))
         start = noise.generate_noise({**latent_image, "samples": frames})
-        mask = latent_image.get("noise_mask")
-        settings = comfy.samplers.KSampler(
+        core = comfy.samplers.KSampler(
             model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
         )
-        sampler = comfy.samplers.sampler_object(settings.sampler)
-        if mask is None and settings.sampler in EULER_NAMES and start.dtype == torch.float32:
+        if core.sampler == "euler":
             sampler = EulerInPlace()
             # Another pack's NOISE may still need the tensor that it gave.
             start = start if isinstance(noise, NoiseSource) else start.clone()
+        else:
+            sampler = comfy.samplers.sampler_object(core.sampler)
         samples = comfy.sample.sample_custom(
-            *(model, start, cfg, sampler, settings.sigmas, positive, negative, frames),
-            noise_mask=mask,
+            *(model, start, cfg, sampler, core.sigmas, positive, negative, frames),
+            noise_mask=latent_image.get("noise_mask"),
             callback=latent_preview.prepare_callback(model, steps),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=noise.seed,

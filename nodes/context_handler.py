@@ -37,8 +37,9 @@ from ..motion_core.context import (
     step_at,
 )
 from ..motion_core.context_fuse import fused_weights
-from .compat import easy_cache_is_on, logger, self_attention_guidance_is_on
+from .compat import easy_cache_is_on, guidance_is_plain, logger, self_attention_guidance_is_on
 from .context_conds import FrameWindow, HintStore, WindowControls, cut_conds
+from .euler import GUIDER
 
 KEY = "animatediff_flipbook_context"
 """Under which our wrapper is found on a patcher."""
@@ -47,11 +48,6 @@ CORE_PREPARE_KEY = "ContextWindows_prepare_sampling"
 AUTO_POSITIONS = 2 * 16 * 64 * 64
 """Latent positions per model call up to which ``auto`` puts windows together: one window of 16 frames at
 512 x 512 with its two prompts. Larger calls keep any GPU busy by themselves."""
-CFG_FUNCTIONS = (
-    *("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function"),
-    "sampler_calc_cond_batch_function",
-)
-"""ComfyUI's options of a model whose owners take part in the guidance."""
 LONGEST_SCHEDULE = 150
 """Steps up to which the schedule of a partial run is looked for."""
 EVEN_SCHEDULES = ("normal", "sgm_uniform")
@@ -75,9 +71,6 @@ class ContextSettings:
     """In the order of ``start_percent``. Before the first one the clip runs whole."""
     windows_per_batch: int = 0
     """Windows evaluated in one model call; 0: as many as pay and fit the memory."""
-    guidance: float | None = None
-    """Scale of the classifier-free guidance, from a node that knows it: windows are then guided before they
-    are fused, and one prediction of the whole clip is kept instead of two."""
 
     def __post_init__(self) -> None:
         for stage in self.stages:
@@ -166,8 +159,8 @@ class WindowHandler(IndexListContextHandler):
         plan = run.plan(options, x_in.shape[0], sigma)
         length = len(plan.windows[0])
         together = self.settings.windows_per_batch or _fitting_windows(model, conds, x_in, length)
-        guidance = self._guidance(conds, model_options)
-        fused = [torch.zeros_like(x_in) for _ in (conds if guidance is None else conds[:1])]
+        scale = _guidance(conds, model_options)
+        fused = [torch.zeros_like(x_in) for _ in (conds if scale is None else conds[:1])]
         self._notify(IndexListCallbacks.EXECUTE_START, model, x_in, conds, timestep, model_options)
         try:
             done = 0
@@ -188,8 +181,9 @@ class WindowHandler(IndexListContextHandler):
                     _options_for(model_options, window),
                 )
                 controls.collect_hints()
-                if guidance is not None:
-                    outputs = [_guided(*outputs, guidance) if conds[1] is not None else outputs[0]]
+                if scale is not None:
+                    # Guidance is linear: before fusing or after it, the sum is the same.
+                    outputs = [_guided(*outputs, scale) if conds[1] is not None else outputs[0]]
                 weights = run.weights(plan, number, len(group), x_in)
                 for total, output, cond in zip(fused, outputs, conds[: len(fused)], strict=True):
                     if cond is not None:
@@ -202,8 +196,8 @@ class WindowHandler(IndexListContextHandler):
                 )
                 done += len(group)
                 run.report(sigma, done, len(plan.windows))
-            # ComfyUI guides what it is given; guidance between a prediction and itself leaves it as it is.
-            return fused if guidance is None else fused * 2
+            # ComfyUI guides what it is given; between a prediction and itself that changes nothing.
+            return fused if scale is None else [fused[0], fused[0]]
         finally:
             self._notify(IndexListCallbacks.EXECUTE_CLEANUP, model, x_in, conds, timestep, model_options)
 
@@ -213,18 +207,6 @@ class WindowHandler(IndexListContextHandler):
         # Somebody samples without CFGGuider.sample: what the call itself knows must do.
         sigmas = model_options["transformer_options"]["sample_sigmas"]
         return ContextRun(self.settings, model.model_sampling, sigmas, None)
-
-    def _guidance(self, conds: list[list[dict] | None], model_options: dict) -> float | None:
-        """The scale to guide windows with, or None where something else wants to see both predictions or may
-        choose another scale."""
-        with_others = (
-            any(model_options.get(name) for name in CFG_FUNCTIONS)
-            or comfy.patcher_extension.get_all_wrappers(
-                WrappersMP.PREDICT_NOISE, model_options, is_model_options=True
-            )
-            or self.callbacks
-        )
-        return None if with_others or len(conds) != 2 or conds[0] is None else self.settings.guidance
 
     def _notify(self, event: str, *arguments: Any) -> None:
         for callback in comfy.patcher_extension.get_all_callbacks(event, self.callbacks):
@@ -439,8 +421,18 @@ def _sigma(timestep: torch.Tensor) -> float:
     return float(timestep.flatten()[0])
 
 
+def _guidance(conds: Sequence, model_options: dict) -> float | None:
+    """The scale by which windows can be guided before they are fused, so that one prediction of the clip is
+    kept instead of two. None where the sampler does not say that it needs no more, or something on the model
+    wants both."""
+    guider = model_options.get(GUIDER)
+    if guider is None or len(conds) != 2 or not guidance_is_plain(model_options):
+        return None
+    return guider.cfg
+
+
 def _guided(cond: torch.Tensor, uncond: torch.Tensor, scale: float) -> torch.Tensor:
-    """Classifier-free guidance, as ComfyUI has it. It is linear: before or after fusing is the same."""
+    """Classifier-free guidance, as ComfyUI has it."""
     return uncond + (cond - uncond) * scale
 
 

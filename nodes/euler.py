@@ -11,20 +11,26 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from comfy.samplers import KSAMPLER, KSamplerX0Inpaint
+from comfy.samplers import KSAMPLER, KSamplerX0Inpaint, sampler_object
 from tqdm.auto import trange
 
-EULER_NAMES = ("euler", "ddim")
-"""What ComfyUI calls Euler's method; without a mask the two are one."""
+from .compat import guidance_is_plain
+
+GUIDER = "animatediff_flipbook_guider"
+"""Under which the model options of a call hold the guider, if its guided prediction is all that is needed."""
 
 
 class EulerInPlace(KSAMPLER):
     """Euler's method (Karras et al. 2022, algorithm 2 without churn). The noise that it is given becomes the
-    clip: ``noise`` is overwritten. The result is bit for bit ComfyUI's.
+    clip: ``noise`` is overwritten. On the CPU the result is ComfyUI's to the bit.
+
+    It is ComfyUI's sampler itself where the noise is needed to the end (masks), where a step changes the
+    dtype, and where something looks at states or predictions and may keep them.
     """
 
     def __init__(self) -> None:
-        super().__init__(euler_in_place)
+        self.core_function = sampler_object("euler").sampler_function
+        super().__init__(self.core_function)
 
     @torch.no_grad()
     def sample(
@@ -38,41 +44,30 @@ class EulerInPlace(KSAMPLER):
         denoise_mask: torch.Tensor | None = None,
         disable_pbar: bool = False,
     ) -> torch.Tensor:
-        """Denoise ``noise`` (F, C, H, W) along ``sigmas`` (S + 1,).
-
-        Raises:
-            ValueError: a mask is given, whose background needs the noise as it was.
-        """
-        if denoise_mask is not None:
-            raise ValueError("EulerInPlace overwrites the noise that a mask needs; use ComfyUI's euler.")
+        """Denoise ``noise`` (F, C, H, W) along ``sigmas`` (S + 1,)."""
+        options = extra_args["model_options"]
+        if (
+            denoise_mask is not None
+            or not noise.dtype == sigmas.dtype == torch.float32
+            or self.sampler_function is not self.core_function
+            or not guidance_is_plain(options)
+        ):
+            return super().sample(
+                *(model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
+            )
+        extra_args = {**extra_args, "denoise_mask": None, "model_options": {**options, GUIDER: model_wrap}}
         model = KSamplerX0Inpaint(model_wrap, sigmas)
         model_sampling = model_wrap.inner_model.model_sampling
         at_start = self.max_denoise(model_wrap, sigmas)
-        noise.copy_(model_sampling.noise_scaling(sigmas[0], noise, latent_image, at_start))
-
-        def report(step: int, x: torch.Tensor, denoised: torch.Tensor) -> None:
+        x = noise.copy_(model_sampling.noise_scaling(sigmas[0], noise, latent_image, at_start))
+        each_frame = x.new_ones([x.shape[0]])
+        steps = len(sigmas) - 1
+        for step in trange(steps, disable=disable_pbar):
+            denoised = model(x, sigmas[step] * each_frame, **extra_args)
+            # ComfyUI's operations in ComfyUI's order, so that not a bit differs.
+            direction = (x - denoised).div_(sigmas[step])
             if callback is not None:
-                callback(step, denoised, x, len(sigmas) - 1)
-
-        extra_args = {**extra_args, "denoise_mask": None}
-        euler_in_place(model, noise, sigmas, extra_args, report, disable_pbar)
-        return model_sampling.inverse_noise_scaling(sigmas[-1], noise)
-
-
-def euler_in_place(
-    model: Callable,
-    x: torch.Tensor,
-    sigmas: torch.Tensor,
-    extra_args: dict,
-    report: Callable[[int, torch.Tensor, torch.Tensor], None],
-    disable: bool,
-) -> None:
-    """Take ``x`` along ``sigmas``, in place. ``report(step, x, prediction)`` is called at every step."""
-    each_frame = x.new_ones([x.shape[0]])
-    for step in trange(len(sigmas) - 1, disable=disable):
-        denoised = model(x, sigmas[step] * each_frame, **extra_args)
-        report(step, x, denoised)
-        # ComfyUI's operations in ComfyUI's order, so that not a bit differs.
-        direction = (x - denoised).div_(sigmas[step])
-        x += direction.mul_(sigmas[step + 1] - sigmas[step])
-        del denoised, direction  # not to be held while the next prediction is made
+                callback(step, denoised, x, steps)
+            x += direction.mul_(sigmas[step + 1] - sigmas[step])
+            del denoised, direction  # not to be held while the next prediction is made
+        return model_sampling.inverse_noise_scaling(sigmas[-1], x)

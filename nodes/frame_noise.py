@@ -30,6 +30,8 @@ class NoiseSource:
         if self.noise.kind == "independent" and self.noise.frame_seeds is None:
             # ComfyUI's own, which draws cut frames one by one: at odd sizes not the numbers of a whole batch.
             return comfy.sample.prepare_noise(samples, self.noise.seed, places)
+        # ComfyUI's noise leaves torch's generator seeded: what merges tokens by chance (ToMe) relies on it.
+        torch.manual_seed(self.seed)
         num_frames = samples.shape[0] if places is None else max(places) + 1
         frames = draw_frame_noise(self.noise, (num_frames, *samples.shape[1:])).to(samples.dtype)
         return frames if places is None else frames[torch.tensor(places)]

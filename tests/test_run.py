@@ -477,4 +477,5 @@ def test_the_whole_suite_runs_in_several_processes(run, monkeypatch, chosen, sev
     assert run.command_test(None, chosen) == 0
     (command,) = started
     assert ("-n" in command) is several
+    assert not several or command[command.index("--maxprocesses") + 1] == "4"
     assert command[len(command) - len(chosen) :] == chosen

@@ -1,5 +1,7 @@
 """Context windows on a real, small ComfyUI model: every sampler, every per-frame input, one result."""
 
+import inspect
+
 import comfy.context_windows
 import comfy.controlnet
 import comfy.model_management
@@ -18,6 +20,7 @@ from animatediff_flipbook.nodes.context_handler import WindowHandler, first_step
 from animatediff_flipbook.nodes.types import LoadedMotionModule
 from animatediff_flipbook.tests.support import motion_for
 from comfy.patcher_extension import WrappersMP, add_callback_with_key
+from comfy_extras.nodes_tomesd import TomePatchModel
 
 FRAMES = 24
 
@@ -436,10 +439,37 @@ def by_node(model, prompts, *, cfg=3.0, sampler="euler", **options):
 def test_sampler_node_is_ksampler_with_windows(animated, prompts, options, cfg):
     """It guides windows before it fuses them, which rounds otherwise and changes nothing else."""
     model, _ = animated
-    wanted = sample(windowed(model, **options), prompts, cfg=cfg)
-    got = by_node(model, prompts, cfg=cfg, **options)
+    assert_close(
+        by_node(model, prompts, cfg=cfg, **options), sample(windowed(model, **options), prompts, cfg=cfg)
+    )
+
+
+def assert_close(got, wanted):
     assert got.shape == wanted.shape
     assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def with_extra(prompt, **extra):
+    return [[prompt[0][0], {**prompt[0][1], **extra}]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p, n: (with_extra(p, area=(2, 4, 2, 0)) + with_extra(p, strength=0.5), n),
+        lambda p, n: (with_extra(p, mask=per_frame((FRAMES, 32, 32)) / FRAMES), n),
+        lambda p, n: (with_extra(p, start_percent=0.5), n),
+        lambda p, n: (p, with_extra(n, end_percent=0.5)),
+        lambda p, n: (p, []),
+        lambda p, n: (p, [[torch.zeros_like(n[0][0]), n[0][1]]]),
+    ],
+    ids=["area", "masks", "late", "early", "none", "zeros"],
+)
+def test_sampler_node_is_ksampler_for_parts_of_a_prompt(animated, prompts, change):
+    model, _ = animated
+    conds = change(*prompts)
+    options = {"length": 10, "overlap": 3}
+    assert_close(by_node(model, conds, **options), sample(windowed(model, **options), conds))
 
 
 def scale_of_the_day(model):
@@ -455,7 +485,7 @@ def look_after(model):
     model.set_model_sampler_post_cfg_function(lambda args: args["denoised"] + 0.1 * args["uncond_denoised"])
 
 
-def another_scale(model):
+def wrap_prediction(model):
     def wrap(executor, x, timestep, options, seed):
         executor.class_obj.set_cfg(5.0)
         return executor(x, timestep, options, seed)
@@ -472,7 +502,7 @@ def instead(model):
     model.model_options["sampler_calc_cond_batch_function"] = calc
 
 
-@pytest.mark.parametrize("change", [scale_of_the_day, look_before, look_after, another_scale, instead])
+@pytest.mark.parametrize("change", [scale_of_the_day, look_before, look_after, wrap_prediction, instead])
 def test_whoever_takes_part_in_the_guidance_sees_both_predictions(animated, prompts, change):
     """Then windows are fused first, and the sampler node gives KSampler's numbers to the bit."""
     plain = by_node(animated[0], prompts, length=8, overlap=2)
@@ -483,10 +513,50 @@ def test_whoever_takes_part_in_the_guidance_sees_both_predictions(animated, prom
     assert not torch.allclose(got, plain, rtol=1e-3)
 
 
-def test_samplers_that_use_the_negative_prediction_get_it(animated, prompts):
-    options = {"sampler": "euler_cfg_pp"}
-    got = by_node(animated[0], prompts, length=8, overlap=2, **options)
-    assert torch.equal(got, sample(windowed(animated[0], length=8, overlap=2), prompts, **options))
+@pytest.mark.parametrize("wrapped", [WrappersMP.OUTER_SAMPLE, WrappersMP.SAMPLER_SAMPLE])
+def test_a_scale_set_on_the_way_counts(animated, prompts, wrapped):
+    model = animated[0].clone()
+
+    def wrap(executor, *args, **kwargs):
+        guider = executor.class_obj if wrapped == WrappersMP.OUTER_SAMPLE else args[0]
+        guider.set_cfg(9.0)
+        return executor(*args, **kwargs)
+
+    model.add_wrapper_with_key(wrapped, "test", wrap)
+    options = {"length": 8, "overlap": 2}
+    assert_close(by_node(model, prompts, **options), by_node(animated[0], prompts, cfg=9.0, **options))
+
+
+@pytest.mark.parametrize("name", ["sampling_function", "cfg_function"])
+def test_guidance_that_another_pack_put_into_comfyui_is_kept(animated, prompts, name, monkeypatch):
+    core, model = getattr(comfy.samplers, name), animated[0]
+    place = list(inspect.signature(core).parameters).index("cond_scale")
+
+    def stronger(*args, **kwargs):
+        return core(*args[:place], 2.0 * args[place], *args[place + 1 :], **kwargs)
+
+    monkeypatch.setattr(comfy.samplers, name, stronger)
+    options = {"length": 8, "overlap": 2}
+    got = by_node(model, prompts, **options)
+    assert torch.equal(got, sample(windowed(model, **options), prompts))
+    monkeypatch.undo()
+    assert not torch.allclose(got, by_node(model, prompts, **options), rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in comfy.samplers.SAMPLER_NAMES if name.endswith("_cfg_pp")])
+def test_samplers_that_use_the_negative_prediction_get_it(animated, prompts, name):
+    got = by_node(animated[0], prompts, length=8, overlap=2, sampler=name)
+    assert torch.equal(got, sample(windowed(animated[0], length=8, overlap=2), prompts, sampler=name))
+
+
+@pytest.mark.parametrize("sampler", ["euler", "ddim"])
+def test_tokens_merged_by_chance_are_ksamplers(animated, prompts, sampler):
+    """ToMe draws from torch's own generator, which noise and samplers leave seeded."""
+    model = TomePatchModel.execute(animated[0], 0.5).args[0]
+    options = {"length": 8, "overlap": 2}
+    merged = by_node(model, prompts, sampler=sampler, **options)
+    assert_close(merged, sample(windowed(model, **options), prompts, sampler=sampler))
+    assert not torch.allclose(merged, by_node(animated[0], prompts, sampler=sampler, **options), rtol=1e-3)
 
 
 def test_overlap_as_long_as_the_window_is_refused(animated):

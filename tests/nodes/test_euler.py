@@ -7,7 +7,8 @@ import comfy.sd
 import pytest
 import torch
 from animatediff_flipbook.nodes.context import ContextSampler
-from animatediff_flipbook.nodes.euler import EULER_NAMES, EulerInPlace
+from animatediff_flipbook.nodes.euler import EulerInPlace
+from comfy.patcher_extension import WrappersMP
 
 FRAMES = 6
 
@@ -49,13 +50,15 @@ def run(base, sampler, *, model=None, latent=None, steps=4, denoise=1.0, schedul
     return out, noise
 
 
-@pytest.mark.parametrize("name", EULER_NAMES)
+CORE = comfy.samplers.sampler_object("euler")
+
+
 @pytest.mark.parametrize("scheduler", ["normal", "karras", "simple"])
-def test_equals_comfyuis_to_the_bit(base, name, scheduler):
-    wanted, _ = run(base, comfy.samplers.sampler_object(name), scheduler=scheduler)
+def test_equals_comfyuis_to_the_bit(base, scheduler):
+    wanted, given = run(base, CORE, scheduler=scheduler)
     got, noise = run(base, EulerInPlace(), scheduler=scheduler)
     assert torch.equal(got, wanted)
-    assert not torch.equal(noise, run(base, comfy.samplers.sampler_object(name))[1]), "it works in the noise"
+    assert not torch.equal(noise, given), "it works in the noise"
 
 
 @pytest.mark.parametrize(
@@ -68,7 +71,7 @@ def test_equals_comfyuis_to_the_bit(base, name, scheduler):
 @pytest.mark.parametrize("denoise", [1.0, 0.4])
 def test_for_every_kind_of_model_and_pictures_to_start_from(base, kind, denoise):
     options = {"model": predicting(base[0], kind), "latent": latents(8), "denoise": denoise}
-    wanted, _ = run(base, comfy.samplers.sampler_object("euler"), **options)
+    wanted, _ = run(base, CORE, **options)
     got, _ = run(base, EulerInPlace(), **options)
     assert torch.equal(got, wanted) and got.isfinite().all()
     assert torch.equal(options["latent"], latents(8))
@@ -76,7 +79,7 @@ def test_for_every_kind_of_model_and_pictures_to_start_from(base, kind, denoise)
 
 def test_reports_every_step_as_comfyuis(base):
     seen = {}
-    for sampler in (comfy.samplers.sampler_object("euler"), EulerInPlace()):
+    for sampler in (CORE, EulerInPlace()):
         steps = seen.setdefault(type(sampler), [])
         run(base, sampler, callback=lambda i, x0, x, n, to=steps: to.append((i, x0.clone(), x.clone(), n)))
     wanted, got = seen.values()
@@ -85,22 +88,36 @@ def test_reports_every_step_as_comfyuis(base):
         assert torch.equal(x0, x0_wanted) and torch.equal(x, x_wanted)
 
 
-def test_predictions_that_others_keep_stay_as_they_are(base):
-    """A function after the guidance may hand out what it keeps for the next step."""
+def test_what_others_keep_stays_as_it_is(base):
+    """A function after the guidance may keep states and predictions for the next step."""
     model, kept = base[0].clone(), []
 
     def keep(args):
-        kept.append((args["denoised"], args["denoised"].clone()))
+        kept.extend((args[name], args[name].clone()) for name in ("input", "denoised", "cond_denoised"))
         return args["denoised"]
 
     model.set_model_sampler_post_cfg_function(keep)
     run(base, EulerInPlace(), model=model)
-    assert len(kept) == 4 and all(torch.equal(tensor, copy) for tensor, copy in kept)
+    assert len(kept) == 12 and all(torch.equal(tensor, copy) for tensor, copy in kept)
 
 
-def test_a_mask_is_refused(base):
-    with pytest.raises(ValueError, match="a mask needs"):
-        run(base, EulerInPlace(), noise_mask=torch.ones(1, 1, 4, 4))
+def test_a_mask_has_the_noise_as_it_was(base):
+    mask = (torch.arange(32 * 32).view(1, 1, 32, 32) % 2).float()
+    options = {"noise_mask": mask, "latent": latents(8)}
+    (wanted, given), (got, noise) = run(base, CORE, **options), run(base, EulerInPlace(), **options)
+    assert torch.equal(got, wanted) and torch.equal(noise, given)
+
+
+def test_a_function_that_another_pack_put_in_is_the_one_that_samples(base):
+    """By a wrapper around the sampler, which finds the sampler's function where ComfyUI has it."""
+    model = base[0].clone()
+
+    def wrap(executor, *args, **kwargs):
+        executor.class_obj.sampler_function = lambda model, x, *more, **options: x * 0
+        return executor(*args, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "test", wrap)
+    assert run(base, EulerInPlace(), model=model)[0].count_nonzero() == 0
 
 
 class Given:

@@ -5,6 +5,7 @@ import comfy.samplers
 import comfy.sd
 import pytest
 import torch
+from animatediff_flipbook.motion_core.frame_noise import NOISE_KINDS
 from animatediff_flipbook.motion_core.free_init import (
     LowPass,
     diffuse,
@@ -194,6 +195,18 @@ def test_context_sampler_takes_noise(base):
     # The seed is the noise's, for samplers that draw more on the way too.
     assert torch.equal(run(9, "euler_ancestral", noise=source), run(8, "euler_ancestral", noise=source))
     assert torch.equal(run(9, noise=FrameNoiseNode.execute("independent", 5).args[0]), run(5))
+
+
+@pytest.mark.parametrize("kind", NOISE_KINDS)
+def test_noise_leaves_torchs_generator_seeded(kind):
+    """As ComfyUI's does: what draws from it during sampling draws the same in every run."""
+
+    def drawn():
+        torch.seed()
+        FrameNoiseNode.execute(kind, 9).args[0].generate_noise(latent(8))
+        return torch.rand(3)
+
+    assert torch.equal(drawn(), drawn())
 
 
 def test_seeds_of_frames():
