@@ -53,7 +53,7 @@ def growth(run, model, conds):
     return more / ((64 - 32) * 4 * 8 * 8 * 4)
 
 
-def test_sampler_node_keeps_three_latents(base, windowed, conds):
+def test_sampler_node_holds_three_latents(base, windowed, conds):
     """The latents given, the state, and one prediction. No activation, no window, no table."""
     found = growth(context_sampler, base[0], conds)
     print(f"memory grows by {found:.2f} latents")
