@@ -13,7 +13,7 @@ from ..motion_core.context import FUSE_METHODS, SCHEDULES, ContextOptions
 from ..motion_core.frame_noise import FrameNoise
 from .compat import logger, make_schema
 from .context_handler import ContextSettings, ContextStage, put_on, settings_on
-from .euler import EulerInPlace
+from .euler import EULER_NAMES, EulerInPlace
 from .frame_noise import NoiseSource
 from .load import CATEGORY
 
@@ -283,8 +283,8 @@ class ContextSampler(io.ComfyNode):
         core = comfy.samplers.KSampler(
             model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
         )
-        if core.sampler == "euler":
-            sampler = EulerInPlace()
+        if core.sampler in EULER_NAMES:
+            sampler = EulerInPlace(core.sampler)
             # Another pack's NOISE may still need the tensor that it gave.
             start = start if isinstance(noise, NoiseSource) else start.clone()
         else:

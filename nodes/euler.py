@@ -19,6 +19,9 @@ from .compat import guidance_is_plain
 GUIDER = "animatediff_flipbook_guider"
 """Under which the model options of a call hold the guider, if its guided prediction is all that is needed."""
 
+EULER_NAMES = ("euler", "ddim")
+"""ComfyUI's names of Euler's method; they differ in the noise behind a mask."""
+
 
 class EulerInPlace(KSAMPLER):
     """Euler's method (Karras et al. 2022, algorithm 2 without churn). The noise that it is given becomes the
@@ -28,9 +31,11 @@ class EulerInPlace(KSAMPLER):
     dtype, and where something looks at states or predictions and may keep them.
     """
 
-    def __init__(self) -> None:
-        self.core_function = sampler_object("euler").sampler_function
-        super().__init__(self.core_function)
+    def __init__(self, name: str = "euler") -> None:
+        """``name``: one of ``EULER_NAMES``."""
+        core = sampler_object(name)
+        super().__init__(core.sampler_function, core.extra_options, core.inpaint_options)
+        self.core_function = core.sampler_function
 
     @torch.no_grad()
     def sample(
@@ -56,6 +61,9 @@ class EulerInPlace(KSAMPLER):
                 *(model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
             )
         extra_args = {**extra_args, "denoise_mask": None, "model_options": {**options, GUIDER: model_wrap}}
+        if self.inpaint_options.get("random"):
+            # ddim draws noise for a mask without one too, and what draws during sampling goes on from there.
+            torch.randn(noise.shape, generator=torch.manual_seed(extra_args["seed"] + 1))
         model = KSamplerX0Inpaint(model_wrap, sigmas)
         model_sampling = model_wrap.inner_model.model_sampling
         at_start = self.max_denoise(model_wrap, sigmas)

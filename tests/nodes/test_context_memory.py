@@ -5,6 +5,7 @@ import comfy.sd
 import pytest
 import torch
 from animatediff_flipbook.nodes.context import ContextSampler, ContextWindows
+from animatediff_flipbook.nodes.euler import EULER_NAMES
 from animatediff_flipbook.tests.support_memory import PeakMemory
 
 
@@ -34,10 +35,13 @@ def ksampler(model, conds, latent):
     comfy.sample.sample(model, noise, 2, 3.0, "euler", "normal", *conds, latent, seed=1)
 
 
-def context_sampler(model, conds, latent):
-    ContextSampler.execute(
-        model, 1, 2, 3.0, "euler", "normal", *conds, {"samples": latent}, length=16, overlap=4
-    )
+def context_sampler(name):
+    def run(model, conds, latent):
+        ContextSampler.execute(
+            model, 1, 2, 3.0, name, "normal", *conds, {"samples": latent}, length=16, overlap=4
+        )
+
+    return run
 
 
 def peak(run, model, conds, frames):
@@ -53,9 +57,10 @@ def growth(run, model, conds):
     return more / ((64 - 32) * 4 * 8 * 8 * 4)
 
 
-def test_sampler_node_holds_three_latents(base, windowed, conds):
+@pytest.mark.parametrize("name", EULER_NAMES)
+def test_sampler_node_holds_three_latents(base, windowed, conds, name):
     """The latents given, the state, and one prediction. No activation, no window, no table."""
-    found = growth(context_sampler, base[0], conds)
+    found = growth(context_sampler(name), base[0], conds)
     print(f"memory grows by {found:.2f} latents")
     assert found <= 3.05
 

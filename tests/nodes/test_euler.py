@@ -7,7 +7,7 @@ import comfy.sd
 import pytest
 import torch
 from animatediff_flipbook.nodes.context import ContextSampler
-from animatediff_flipbook.nodes.euler import EulerInPlace
+from animatediff_flipbook.nodes.euler import EULER_NAMES, EulerInPlace
 from comfy.patcher_extension import WrappersMP
 
 FRAMES = 6
@@ -53,11 +53,14 @@ def run(base, sampler, *, model=None, latent=None, steps=4, denoise=1.0, schedul
 CORE = comfy.samplers.sampler_object("euler")
 
 
+@pytest.mark.parametrize("name", EULER_NAMES)
 @pytest.mark.parametrize("scheduler", ["normal", "karras", "simple"])
-def test_equals_comfyuis_to_the_bit(base, scheduler):
-    wanted, given = run(base, CORE, scheduler=scheduler)
-    got, noise = run(base, EulerInPlace(), scheduler=scheduler)
+def test_equals_comfyuis_to_the_bit(base, name, scheduler):
+    wanted, given = run(base, comfy.samplers.sampler_object(name), scheduler=scheduler)
+    drawn = torch.rand(3)
+    got, noise = run(base, EulerInPlace(name), scheduler=scheduler)
     assert torch.equal(got, wanted)
+    assert torch.equal(torch.rand(3), drawn), "torch's own generator is where ComfyUI leaves it"
     assert not torch.equal(noise, given), "it works in the noise"
 
 
@@ -101,10 +104,12 @@ def test_what_others_keep_stays_as_it_is(base):
     assert len(kept) == 12 and all(torch.equal(tensor, copy) for tensor, copy in kept)
 
 
-def test_a_mask_has_the_noise_as_it_was(base):
+@pytest.mark.parametrize("name", EULER_NAMES)
+def test_a_mask_has_the_noise_as_it_was(base, name):
     mask = (torch.arange(32 * 32).view(1, 1, 32, 32) % 2).float()
     options = {"noise_mask": mask, "latent": latents(8)}
-    (wanted, given), (got, noise) = run(base, CORE, **options), run(base, EulerInPlace(), **options)
+    core = comfy.samplers.sampler_object(name)
+    (wanted, given), (got, noise) = run(base, core, **options), run(base, EulerInPlace(name), **options)
     assert torch.equal(got, wanted) and torch.equal(noise, given)
 
 
