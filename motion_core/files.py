@@ -130,7 +130,10 @@ def _load_pickle(path: Path) -> object:
     except pickle.UnpicklingError as error:
         # A byte that stands for no operation, or an early end: no whole pickle of torch's, but a web page,
         # another format or half a download.
-        if any(sign in str(error) for sign in ("Unsupported operand", "persistent id", "truncated")):
+        with path.open("rb") as file:
+            is_pickle = file.read(1) == b"\x80"
+        signs = ("persistent id", "truncated") if is_pickle else ("Unsupported operand", "persistent id")
+        if any(sign in str(error) for sign in signs):
             raise ValueError(
                 f"{path.name} is not a readable PyTorch file. It is damaged or has the wrong ending: "
                 "download it again."
@@ -210,6 +213,9 @@ def save_tensors(
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except SafetensorError as error:
+        os.unlink(temporary)
+        raise OSError(f"{path} cannot be written: {error}") from error
     except BaseException:
         os.unlink(temporary)
         raise

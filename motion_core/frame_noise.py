@@ -110,7 +110,8 @@ def freenoise_order(num_frames: int, length: int, overlap: int, seed: int) -> li
     for source in range(0, max(0, num_frames - length), group):
         place = source + length
         size = min(group, num_frames - place)
-        shuffled = torch.randperm(size, generator=generator).tolist()
+        # The whole group, also where the clip ends within it: a longer clip begins as the shorter one.
+        shuffled = torch.randperm(group, generator=generator).tolist()[:size]
         order[place : place + size] = [order[source + i] for i in shuffled]
     return order
 

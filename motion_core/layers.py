@@ -268,8 +268,9 @@ class TemporalTransformer(nn.Module):
         if last > self.shape.pe_length:
             raise ValueError(
                 f"{last} frames in one call, but this motion module knows positions for "
-                f"{self.shape.pe_length}. Use Context Windows to animate longer clips (the first with "
-                "start_percent 0: before it the clip runs whole), or generate fewer frames."
+                f"{self.shape.pe_length}. Use Context Windows with `length` {self.shape.pe_length} or less "
+                "to animate longer clips (the first with start_percent 0: before it the clip runs whole), or "
+                "generate fewer frames."
             )
 
 

@@ -44,7 +44,10 @@ def parse_entries(text: str) -> list[Entry]:
         ValueError: with the range of characters that could not be read.
     """
     if not text.strip():
-        raise ValueError("The schedule is empty; expected entries such as `0: a cat / 16: a dog`.")
+        raise ValueError(
+            "The schedule is empty; expected entries such as `0: a cat / 16: a dog` for prompts, or "
+            "`0: 0.5 / 16: 1` for numbers."
+        )
     if text.lstrip()[0] in '"{':
         return _parse_quoted(text, _JSON_FRAME, '`"frame": "value"`, such as `"16": "a dog"`')
     if _ASSIGNED_FRAME.match(text):

@@ -123,6 +123,15 @@ class ApplyMotionModule(io.ComfyNode):
         _require_loaded(motion_module)
         if incumbent_is_on(model):
             raise ValueError(INCUMBENT)
+        # ComfyUI checks a widget's range only where no link delivers the number.
+        for name, value, lowest, highest in (
+            ("scale", scale, 0.0, 10.0),
+            ("effect", effect, 0.0, 1.0),
+            ("start_percent", start_percent, 0.0, 1.0),
+            ("end_percent", end_percent, 0.0, 1.0),
+        ):
+            if not lowest <= value <= highest:
+                raise ValueError(f"{name} is {lowest:g} .. {highest:g}, got {value:g}. Mind the linked node.")
         if start_percent > end_percent:
             raise ValueError(
                 f"start_percent {start_percent:g} lies behind end_percent {end_percent:g}. Swap them."

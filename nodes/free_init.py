@@ -121,8 +121,12 @@ class FreeInitSampler(io.ComfyNode):
         latent = {**latent_image, "samples": empty}
         first = start = noise.generate_noise(latent)
         samples = empty
+        plan = [
+            _steps(coarse_to_fine, steps, iteration, iterations) for iteration in range(1, iterations + 1)
+        ]
+        show = latent_preview.prepare_callback(model, sum(plan))
         for iteration in range(1, iterations + 1):
-            now = _steps(coarse_to_fine, steps, iteration, iterations)
+            now, done = plan[iteration - 1], sum(plan[: iteration - 1])
             if iteration > 1:
                 sigma = _first_sigma(model, now, sampler_name, scheduler)
                 # Always the first noise: the clip goes back along the way it came (FreeInit, section 4.1).
@@ -134,7 +138,8 @@ class FreeInitSampler(io.ComfyNode):
             samples = comfy.sample.sample(
                 *(model, start, now, cfg, sampler_name, scheduler, positive, negative, empty),
                 noise_mask=latent_image.get("noise_mask"),
-                callback=latent_preview.prepare_callback(model, now),
+                # One bar for all iterations.
+                callback=lambda step, x0, x, _, done=done: show(done + step, x0, x, sum(plan)),
                 disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
                 seed=noise.seed,
             )

@@ -48,6 +48,7 @@ def check(folder: str, name: str | None) -> bool | str:
     if name is None or folder_paths.get_full_path(folder, name) is not None:
         return True
     searched = ", ".join(folder_paths.get_folder_paths(folder))
+    name = name or "A file without a name"
     return f"{name} is in none of the folders for {folder} ({searched}). Put it there and refresh the page."
 
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import logging
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -23,11 +23,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .config import BaseConfig
-from .files import write_json
+from .files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -117,13 +118,19 @@ class BaseModel:
         # Weights cast to the type of what comes in, whatever autocast made of it before; plain layers where
         # all is fp32.
         layers = comfy.ops.disable_weight_init if precision == "fp32" else comfy.ops.manual_cast
-        patcher, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(
-            config.checkpoint,
-            output_model=True,
-            output_clip=encoders,
-            output_vae=encoders or decoder,
-            model_options={"dtype": self.dtype, "custom_operations": layers},
-        )
+        try:
+            patcher, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(
+                config.checkpoint,
+                output_model=True,
+                output_clip=encoders,
+                output_vae=encoders or decoder,
+                model_options={"dtype": self.dtype, "custom_operations": layers},
+            )
+        except (SafetensorError, RuntimeError, pickle.UnpicklingError) as error:
+            raise ValueError(
+                f"base.checkpoint: ComfyUI cannot load {config.checkpoint} ({str(error).splitlines()[0]}). "
+                "Expected a whole SD1.5 or SDXL checkpoint, as Load Checkpoint takes it."
+            ) from error
         self._clip, self._vae = clip, vae
         self._model = patcher.model
         if type(self._model.diffusion_model).__name__ != "UNetModel":
@@ -348,7 +355,7 @@ def file_hash(path: str | Path, memo: Path | None = None) -> str:
     facts = [stat.st_size, stat.st_mtime_ns]
     known: dict[str, Any] = {}
     if memo is not None and memo.is_file():
-        known = json.loads(memo.read_text(encoding="utf-8"))
+        known = read_json(memo)
         if known.get(str(path), {}).get("facts") == facts:
             return known[str(path)]["sha256"]
     digest = hashlib.sha256()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..motion_core.files import save_tensors
-from .files import write_json
+from .files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -101,10 +102,8 @@ class Store:
         """Write what is waiting."""
         if not self._pending:
             return
-        # Above the highest number, not their count: one of them may have been deleted.
-        taken = self.folder.glob(f"shard-{self._writer:03d}-*.safetensors")
-        number = max((int(path.stem.rpartition("-")[2]) for path in taken), default=-1) + 1
-        path = self.folder / f"shard-{self._writer:03d}-{number:05d}.safetensors"
+        # By chance: another run may be filling the same store.
+        path = self.folder / f"shard-{self._writer:03d}-{secrets.token_hex(8)}.safetensors"
         save_tensors(path, self._pending, {"format": str(FORMAT)})
         self._pending, self._pending_bytes = {}, 0
         self.refresh()
@@ -127,9 +126,9 @@ class Store:
 def _report_other_stores(root: Path, kind: str, settings: dict[str, Any]) -> None:
     """Say once what differs from stores that are there but do not serve."""
     for other in sorted(root.glob(f"{kind}-*/settings-0.json")):
-        old = json.loads(other.read_text(encoding="utf-8"))
+        old = read_json(other)
         changed = [
-            f"{key}: {old.get(key)} -> {settings.get(key)}"
+            f"{key}: {_short(old.get(key))} -> {_short(settings.get(key))}"
             for key in sorted({*old, *settings})
             if old.get(key) != settings.get(key)
         ]
@@ -138,3 +137,9 @@ def _report_other_stores(root: Path, kind: str, settings: dict[str, Any]) -> Non
             other.parent.name,
             "; ".join(changed),
         )
+
+
+def _short(value: Any) -> str:
+    """A setting for a message; of a hash its beginning."""
+    text = str(value)
+    return f"{text[:8]}.." if len(text) == 64 else text

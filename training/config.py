@@ -412,12 +412,15 @@ def _check_run(config: RunConfig) -> None:
             require(value >= least, key, value, f"must be at least {least}.")
     for key, sources in (("data", data.sources), ("validation", config.validation.sources)):
         for index, source in enumerate(sources):
-            where = f"{key}.sources.{index}.repeats"
-            require(source.repeats >= 1, where, source.repeats, "must be at least 1.")
+            where = f"{key}.sources.{index}"
+            require(bool(source.path.strip()), f"{where}.path", source.path, "name a folder or a file.")
+            require(source.repeats >= 1, f"{where}.repeats", source.repeats, "must be at least 1.")
     require(bool(data.resolutions), "data.resolutions", [], "name at least one, such as [[256, 256]].")
     require(
-        re.fullmatch(r"[^/\\]+", config.name) is not None, "name", config.name, "must be a plain file name."
+        re.fullmatch(r"[^/\\]+", config.name) is not None and config.name.strip(". ") != "",
+        *("name", config.name, "must be a plain file name."),
     )
+    require(bool(config.output.strip()), "output", config.output, "name the folder of the run.")
     for width, height in data.resolutions:
         ok = width > 0 and height > 0 and width % 8 == 0 and height % 8 == 0
         require(
@@ -563,7 +566,10 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunCo
             f"There is no configuration file {path}. Recipes to start from lie in training/recipes."
         )
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        # Windows' Notepad puts a mark before the text.
+        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from error
     for text in overrides:

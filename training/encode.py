@@ -8,7 +8,6 @@ file gives one track, of which training draws windows; with it, a file gives sev
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 import time
@@ -24,7 +23,7 @@ from PIL import Image
 from .base_model import BaseModel
 from .cache import Store
 from .config import RunConfig
-from .files import write_json
+from .files import read_json, write_json
 from .framing import Size, camera_view, crop_place, pick_bucket, render, whole_view
 from .media import ENCODING, MediaFile, content_hashes
 from .video import Unreadable, on_grid, timed_frames
@@ -219,7 +218,7 @@ class Encodings:
     def _read_facts(self) -> None:
         """What every process has found out about files, by content."""
         for path in sorted(self.latents.folder.glob("files-*.json")):
-            for content_hash, facts in json.loads(path.read_text(encoding="utf-8")).items():
+            for content_hash, facts in read_json(path).items():
                 # Another process may have had more luck with a file.
                 if "error" not in facts or "tracks" not in self._facts.get(content_hash, {}):
                     self._facts[content_hash] = facts

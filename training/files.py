@@ -4,10 +4,22 @@ motion_core.files)."""
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file of what can be found out again: empty, with a warning, if it is damaged."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        log.warning("%s is damaged (%s); what it held is found out again", path, error)
+        return {}
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import DataConfig, SourceConfig
-from .files import write_json
+from .files import read_json, write_json
 from .video import MEDIA_ENDINGS, PICTURE_ENDINGS, VIDEO_ENDINGS, frame_files
 
 log = logging.getLogger(__name__)
@@ -83,8 +83,11 @@ class MediaFile:
         return [hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()]
 
 
-def list_media(sources: Sequence[SourceConfig], config: DataConfig) -> list[MediaFile]:
-    """Every media file of the sources with its caption.
+def list_media(
+    sources: Sequence[SourceConfig], config: DataConfig, samples: Path | None = None
+) -> list[MediaFile]:
+    """Every media file of the sources with its caption, but not what lies in ``samples``: a run whose output
+    is in its own source would train on its own clips.
 
     Raises:
         FileNotFoundError: a source is not there, or nothing that a table names.
@@ -94,7 +97,7 @@ def list_media(sources: Sequence[SourceConfig], config: DataConfig) -> list[Medi
     found: list[MediaFile] = []
     without = 0
     for source in sources:
-        entries = list(_entries(source))
+        entries = [entry for entry in _entries(source) if not _is_in(entry[0], samples)]
         if not entries:
             raise ValueError(f"data.sources: {source.path} holds no videos or pictures.")
         for path, caption, member, offset, size in entries:
@@ -112,6 +115,10 @@ def list_media(sources: Sequence[SourceConfig], config: DataConfig) -> list[Medi
             config.missing_captions,
         )
     return found
+
+
+def _is_in(path: Path, folder: Path | None) -> bool:
+    return folder is not None and folder.resolve() in path.resolve().parents
 
 
 def _missing(name: str, policy: str) -> str:
@@ -310,7 +317,7 @@ def content_hashes(files: Sequence[MediaFile], memo: Path) -> list[str]:
     known = {}
     for path in (*sorted(memo.parent.glob("hashes-*.json")), memo):
         if path.is_file():
-            known |= json.loads(path.read_text(encoding="utf-8"))
+            known |= read_json(path)
     hashes, changed, last = [], False, time.monotonic()
     try:
         for file in files:

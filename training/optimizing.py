@@ -50,10 +50,10 @@ def make_optimizer(trained: nn.Module, config: OptimizerConfig) -> torch.optim.O
         arguments = {**ADAMW_DEFAULTS, "fused": fused, **arguments}
     if isinstance(arguments.get("betas"), list):
         arguments["betas"] = tuple(arguments["betas"])
-    kind = _find(config.name)
+    kind = find_optimizer(config.name)
     try:
         optimizer = kind(groups, lr=config.lr, **arguments)
-    except TypeError as error:
+    except (TypeError, RuntimeError, IndexError) as error:
         raise ValueError(f"optimizer.arguments do not suit {config.name}: {error}") from error
     for group in optimizer.param_groups:
         group["rate"] = group["lr"] / config.lr
@@ -67,7 +67,12 @@ def has_modes(optimizer: torch.optim.Optimizer) -> bool:
     return hasattr(optimizer, "train") and hasattr(optimizer, "eval")
 
 
-def _find(name: str) -> type:
+def find_optimizer(name: str) -> type:
+    """The class of a configured name.
+
+    Raises:
+        ValueError: unknown name, or a package that is not installed.
+    """
     path, package = KNOWN.get(name, (name, name.split(".")[0]))
     module, _, attribute = path.rpartition(".")
     if not module:

@@ -55,13 +55,17 @@ def save_state(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     hashes = {}
-    for name, group in tensors.items():
-        path = temporary / f"{name}.safetensors"
-        if group:
-            save_tensors(path, _apart(group), {})
-            hashes[path.name] = _hash(path)
-    write_json(temporary / "state.json", {"step": step, "hashes": hashes, "facts": facts})
-    _sync_folder(temporary)
+    try:
+        for name, group in tensors.items():
+            path = temporary / f"{name}.safetensors"
+            if group:
+                save_tensors(path, _apart(group), {})
+                hashes[path.name] = _hash(path)
+        write_json(temporary / "state.json", {"step": step, "hashes": hashes, "facts": facts})
+        _sync_folder(temporary)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the room
+        raise
     aside = final.with_name(f"{final.name}{REPLACED}")
     if final.exists():  # no folder can be replaced in one go; the old one still counts meanwhile
         shutil.rmtree(aside, ignore_errors=True)
@@ -82,6 +86,11 @@ def newest_state(folder: Path) -> State | None:
         except (ValueError, OSError) as error:
             log.warning("State %s is damaged and passed over: %s", path.name, error)
     return None
+
+
+def has_states(folder: Path) -> bool:
+    """Whether there are states, readable or not."""
+    return bool(_states(folder))
 
 
 def load_state(path: Path) -> State:

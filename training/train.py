@@ -41,10 +41,11 @@ from .files import write_json
 from .media import MediaFile, content_hashes, list_media
 from .objective import Objective, bin_of
 from .optimizing import Ema, evaluation_weights, learning_rate, make_optimizer, set_learning_rate
+from .preflight import check_files
 from .report import Report, facts_line, process_memory
 from .sampling import Model, ddim, save_animation, to_images
 from .sharding import gathered, like, shard, state_like, whole
-from .states import State, clean_up, newest_state, pack_optimizer, save_state, unpack_optimizer
+from .states import State, clean_up, has_states, newest_state, pack_optimizer, save_state, unpack_optimizer
 from .validate import held_out, validation_loss
 
 log = logging.getLogger(__name__)
@@ -52,8 +53,23 @@ log = logging.getLogger(__name__)
 SKIPPED_STEPS_ALLOWED = 25
 """In a row, by the fp16 scaler: halved as often, its scale of 65536 is below any that could help."""
 
-OPTIMIZER_SETTINGS = ("optimizer.name", "optimizer.arguments", "optimizer.lora_plus_ratio")
-"""Settings that live on in a state; changed ones could not take effect when it is resumed."""
+FIXED_SETTINGS = {
+    **dict.fromkeys(
+        (
+            *("motion.generation", "motion.num_heads", "motion.pe_length", "motion.mid_block"),
+            *("motion.unet_groupnorm", "motion.module_groupnorm", "lora.alpha"),
+        ),
+        "the weights mean something else",
+    ),
+    **dict.fromkeys(
+        ("optimizer.name", "optimizer.arguments", "optimizer.lora_plus_ratio"),
+        "the optimizer's state would not fit",
+    ),
+    **dict.fromkeys(
+        ("objective.prediction", "objective.beta_schedule"), "the weights have learned to predict otherwise"
+    ),
+}
+"""Beginnings of settings that a state cannot be resumed without, and why."""
 
 STEPS_TO_GRADIENT = 3
 """After as many steps every trained tensor must have had a gradient: fresh LoRA factors and fresh modules
@@ -97,12 +113,18 @@ def train(config: RunConfig, *, resume: bool = False) -> Result:
 def make_accelerator(config: RunConfig) -> Accelerator:
     """The engine: one process without any set-up, several under ``accelerate launch``."""
     _refuse_lonely_launch()
+    device = pick_device(config.base.device)
+    if (config.stage, config.train.precision, device.type) == ("motion_module", "fp16", "cpu"):
+        raise ValueError(
+            "train.precision = 'fp16' needs a GPU in stage motion_module. Use 'fp32', or 'bf16' on a "
+            "processor that has it."
+        )
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     accelerator = Accelerator(
         mixed_precision={"fp32": "no"}.get(config.train.precision, config.train.precision),
-        cpu=pick_device(config.base.device).type == "cpu",
+        cpu=device.type == "cpu",
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=config.train.accumulation, sync_with_dataloader=False
         ),
@@ -181,16 +203,22 @@ def _hash_in_shares(config: RunConfig, accelerator: Accelerator) -> None:
     """Let each process read its part of the files once; the hashes are there for all afterwards."""
     if accelerator.num_processes == 1:
         return
-    files = list_media([*config.data.sources, *config.validation.sources], config.data)
+    files = list_media([*config.data.sources, *config.validation.sources], config.data, samples_of(config))
     mine = files[accelerator.process_index :: accelerator.num_processes]
     content_hashes(mine, config.cache_folder / f"hashes-{accelerator.process_index}.json")
     accelerator.wait_for_everyone()
 
 
+def samples_of(config: RunConfig) -> Path:
+    """Folder of the clips that a run renders to be looked at."""
+    return Path(config.output) / "samples"
+
+
 def split_files(config: RunConfig, rank: int = 0) -> tuple[list[MediaFile], list[MediaFile]]:
     """Training files and held-out files."""
-    files = list_media(config.data.sources, config.data)
-    held = list_media(config.validation.sources, config.data) if config.validation.sources else []
+    samples = samples_of(config)
+    files = list_media(config.data.sources, config.data, samples)
+    held = list_media(config.validation.sources, config.data, samples) if config.validation.sources else []
     if config.validation.fraction:
         hashes = content_hashes(files, config.cache_folder / f"hashes-{rank}.json")
         out = held_out(hashes, config.validation.fraction)
@@ -238,10 +266,22 @@ class _Run:
         self.folder = Path(config.output)
         self.states = self.folder / "checkpoints"
         self.report: Report | None = None
-        self.accelerator = accelerator = make_accelerator(config)
-        self.main = accelerator.is_main_process
-        self.num_processes = accelerator.num_processes  # asked at the end, when another run may have reset it
+        self.accelerator = make_accelerator(config)
+        self.main = self.accelerator.is_main_process
+        # Asked at the end, when another run may have reset it.
+        self.num_processes = self.accelerator.num_processes
+        try:
+            self._build(config, resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _build(self, config: RunConfig, resume: bool) -> None:
+        accelerator = self.accelerator
         state = self._find_state(resume)
+        if state is not None:
+            _refuse_changes(state, config)
+        check_files(config)
 
         self.encodings, files, held = fill_cache(config, accelerator)
         self.data = ClipData(config, self.encodings, self.encodings.tracks(files))
@@ -274,6 +314,7 @@ class _Run:
         self._silent = set(self.weights)
         self._skipped = 0
         self._stop = threading.Event()
+        self._ending = False
         if state is not None:
             self._restore(state)
         self._first_step = self.step
@@ -313,13 +354,15 @@ class _Run:
                 self._look(self.step)
                 if self.step % config.checkpoints.every == 0 or self.step == steps:
                     self._save()
-        interrupted = self.step < steps
-        if interrupted:
-            if self.last_good != self.step:
+            self._ending = True
+            interrupted = self.step < steps
+            if interrupted and self.last_good != self.step:
                 self._save()
+            path = self.folder / f"{config.name}.safetensors"
+            file = None if interrupted else self._export(path, final=True)
+        if interrupted:
             how = "Stopped by train.stop_at" if self.step >= end else "Interrupted"
             log.warning("%s after step %d; go on with --resume", how, self.step)
-        file = None if interrupted else self._export(self.folder / f"{config.name}.safetensors", final=True)
         recent = self._losses[-50:]
         return Result(file, self.step, sum(recent) / len(recent) if recent else math.nan)
 
@@ -476,7 +519,7 @@ class _Run:
                 continue
             frames = to_images(self.denoiser.base.decode_latents(latents))
             fps = (self.config.data.fps or 8.0) / self.config.data.stride
-            save_animation(self.folder / "samples" / f"step-{step:08d}-{number:02d}.webp", frames, fps)
+            save_animation(samples_of(self.config) / f"step-{step:08d}-{number:02d}.webp", frames, fps)
             self.report.animation(step, f"samples/{number:02d}", frames, round(1000 / fps))
         self.accelerator.wait_for_everyone()
 
@@ -556,6 +599,11 @@ class _Run:
             clean_up(self.states)
         self.accelerator.wait_for_everyone()
         state = newest_state(self.states)
+        if state is None and has_states(self.states):
+            raise ValueError(
+                f"{self.folder} holds a run, but none of its states can be read (see above). Put back a copy "
+                "of one, or choose another output."
+            )
         if state is not None and not resume:
             raise ValueError(
                 f"{self.folder} holds a run that got to step {state.step}. Go on with --resume, or choose "
@@ -582,11 +630,6 @@ class _Run:
         if state.facts["fingerprint"] != self._fingerprint:
             log.warning("The data has changed since the state was saved: from here on the run is another one")
         for key, (old, new) in _changes(state.facts["config"], to_dict(self.config)).items():
-            if key.startswith(OPTIMIZER_SETTINGS):
-                raise ValueError(
-                    f"{key} was {old!r} in the run so far, is {new!r}: the optimizer's state would not fit. "
-                    "Set it back, or choose another output."
-                )
             log.warning("Resuming with another setting: %s was %r, is %r", key, old, new)
         with torch.no_grad():
             for name, weight in self.weights.items():
@@ -634,13 +677,16 @@ class _Run:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the run after the current step; a second Ctrl-C ends it at once."""
+        """Ctrl-C and SIGTERM end the run after the current step; a second Ctrl-C ends it at once, unless it
+        is writing what it has."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def ask(number: int, _) -> None:
-            if self._stop.is_set() and number == signal.SIGINT:
+            if self._ending:
+                log.warning("The run is ending and writes its state; this takes a moment")
+            elif self._stop.is_set() and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self._stop.set()
 
@@ -660,6 +706,21 @@ class _Run:
             self.accelerator.end_training()
         # accelerate keeps its choice of precision for the whole process; a later run may want another.
         AcceleratorState._reset_state(reset_partial_state=self.num_processes == 1)
+
+
+def _refuse_changes(state: State, config: RunConfig) -> None:
+    """Stop where a setting has changed that a state cannot be resumed with.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    for key, (old, new) in _changes(state.facts["config"], to_dict(config)).items():
+        reason = next((why for start, why in FIXED_SETTINGS.items() if key.startswith(start)), None)
+        if reason is not None:
+            raise ValueError(
+                f"{key} was {old!r} in the run so far, is {new!r}: {reason}. Set it back, or choose another "
+                "output."
+            )
 
 
 def _reseed(seed: int, step: int, rank: int) -> None:

@@ -220,6 +220,10 @@ class TestHostile:
             TensorFile(path)
         assert not mark.exists()
         assert "\n" not in str(error.value), "torch's own advice (to switch the check off) must not be shown"
+        if protocol >= 2:
+            assert "holds more than tensors and was refused" in str(error.value), (
+                "no advice to fetch it again"
+            )
 
     @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
     def test_a_program_beside_tensors_does_not_run(self, tmp_path, zipped):

@@ -81,8 +81,20 @@ def test_freenoise_shuffles_groups_of_the_window_before(data):
     assert order[:length] == list(range(min(length, num_frames)))
     for place in range(length, num_frames, group):
         size = min(group, num_frames - place)
-        source = place - length
-        assert sorted(order[place : place + size]) == sorted(order[source : source + size])
+        source = order[place - length : place - length + group]
+        assert len(set(order[place : place + size])) == size and set(order[place : place + size]) <= set(
+            source
+        )
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_longer_freenoise_clip_begins_as_the_shorter_one(data):
+    length = data.draw(st.integers(2, 24))
+    overlap = data.draw(st.integers(0, length - 1))
+    short, more = data.draw(st.integers(1, 80)), data.draw(st.integers(0, 40))
+    whole = freenoise_order(short + more, length, overlap, seed=5)
+    assert freenoise_order(short, length, overlap, seed=5) == whole[:short]
 
 
 def test_freenoise_window_holds_the_first_windows_noises():

@@ -231,6 +231,13 @@ class TestSettings:
         with pytest.raises(ValueError, match=r"0\.7.*0\.2"):
             apply(tiny_model, motion_module(), start_percent=0.7, end_percent=0.2)
 
+    @pytest.mark.parametrize(
+        ("setting", "value"), [("effect", -1.0), ("effect", 3.0), ("scale", 20.0), ("end_percent", 1.5)]
+    )
+    def test_numbers_of_links_have_a_range_too(self, tiny_model, motion_module, setting, value):
+        with pytest.raises(ValueError, match=rf"{setting} is 0 \.\. 10?, got {value:g}"):
+            ApplyMotionModule.execute(tiny_model, motion_module(), **{setting: value})
+
     def test_the_users_attention_serves(self, tiny_model, motion_module):
         """A node that sets ComfyUI's attention override is heard, in the temporal layers too."""
         from comfy.ldm.modules.attention import attention_basic

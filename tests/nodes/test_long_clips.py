@@ -3,6 +3,7 @@
 import comfy.sample
 import comfy.samplers
 import comfy.sd
+import comfy.utils
 import pytest
 import torch
 from animatediff_flipbook.motion_core.frame_noise import NOISE_KINDS
@@ -242,6 +243,17 @@ def plain(base, noise, seed=7):
             latent()["samples"],
             seed=seed,
         )
+
+
+def test_free_init_has_one_progress_bar(base, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        comfy.utils,
+        "PROGRESS_BAR_HOOK",
+        lambda value, total, preview, node_id=None: shown.append((value, total)),
+    )
+    free_init(base, iterations=3)
+    assert shown == [(number, 6) for number in range(1, 7)]
 
 
 def test_one_iteration_is_plain_sampling(base):

@@ -105,6 +105,9 @@ def test_mistakes_end_with_one_sentence(run, capsys, tmp_path):
     assert main(["train", str(path), "train.stepz=1"]) == 1
     assert "Did you mean 'steps'" in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "none.safetensors"), "x.safetensors"]) == 1
+    capsys.readouterr()
+    assert main(["train", str(path), f"output={path}"]) == 1
+    assert capsys.readouterr().err == f"Error: output: {path} cannot be written to (File exists).\n"
 
 
 def test_stopped_while_encoding_what_is_done_is_kept(settings, tmp_path, monkeypatch, caplog):

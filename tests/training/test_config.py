@@ -107,6 +107,9 @@ def test_plain_data_and_back(write):
         ("samples.every=-1", "must be at least 0"),
         ("samples.steps=0", "must be at least 1"),
         ("export.every=-1", "must be at least 0"),
+        ("output=", "name the folder of the run"),
+        ("name=..", "plain file name"),
+        ("data.sources.0.path=", "data.sources.0.path = '': name a folder"),
     ],
 )
 def test_refusals_name_what_is_allowed(write, override, words):
@@ -163,3 +166,11 @@ def test_recipes_are_installed_and_say_what_loss_to_expect():
     data = project["tool"]["setuptools"]["package-data"]["animatediff_flipbook.training"]
     assert {path for pattern in data for path in RECIPES.parent.glob(pattern)} >= set(RECIPES.glob("*.toml"))
     assert all("\n# Loss " in path.read_text() for path in RECIPES.glob("*.toml"))
+
+
+def test_a_mark_in_front_of_the_text_and_other_encodings(write, tmp_path):
+    (tmp_path / "notepad.toml").write_bytes(b"\xef\xbb\xbf" + SMALL.encode())
+    assert configuration.load(tmp_path / "notepad.toml") == configuration.load(write(SMALL))
+    (tmp_path / "latin.toml").write_bytes(SMALL.encode() + "# \xe9".encode("latin-1"))
+    with pytest.raises(ValueError, match="latin.toml is not UTF-8 text"):
+        configuration.load(tmp_path / "latin.toml")

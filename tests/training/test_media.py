@@ -10,8 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from animatediff_flipbook.training import cache
+from animatediff_flipbook.training.cache import Store
 from animatediff_flipbook.training.config import DataConfig, SourceConfig
 from animatediff_flipbook.training.media import MediaFile, content_hashes, list_media
+from animatediff_flipbook.training.train import split_files, train
 from animatediff_flipbook.training.video import timed_frames
 
 
@@ -268,3 +272,44 @@ def test_the_prefix_is_a_word_of_its_own(clips):
     assert listed(SourceConfig(path=str(clips)), caption_prefix="sks")[0][1] == "sks a red square left"
     shown = SourceConfig(path=str(clips), caption="a dog")
     assert listed(shown, caption_prefix="sks, ")[0][1] == "sks, a dog"
+
+
+def test_a_run_inside_its_source_does_not_see_its_own_clips(settings, clips, tmp_path):
+    shutil.copytree(clips, tmp_path / "data")
+    config = settings(tmp_path / "data" / "run", f"data.sources.0.path={tmp_path / 'data'}")
+    before, _ = split_files(config)
+    own = tmp_path / "data" / "run" / "samples"
+    own.mkdir(parents=True)
+    shutil.copy(clips / "clip0.mp4", own / "step-00000001-00.mp4")
+    assert split_files(config)[0] == before
+
+
+def test_damaged_memories_are_made_anew(settings, clips, tmp_path, caplog):
+    """What was remembered of files and hashes can be found out again."""
+    config = settings(tmp_path / "run", f"cache.folder={tmp_path / 'cache'}")
+    train(config)
+    damaged = [*(tmp_path / "cache").rglob("*.json")]
+    assert len(damaged) >= 4
+    for path in damaged:
+        path.write_text("{")
+    train(settings(tmp_path / "again", f"cache.folder={tmp_path / 'cache'}"))
+    assert "base-hash.json is damaged" in caplog.text and "hashes-0.json is damaged" in caplog.text
+
+
+def test_two_runs_may_fill_one_cache(tmp_path, monkeypatch):
+    """Also when one writes while the other is about to."""
+    first, second = (Store(tmp_path, "latents", {"size": 1}) for _ in range(2))
+    first.put("one", torch.zeros(2))
+    second.put("two", torch.ones(2))
+    save = cache.save_tensors
+
+    def interrupted(*arguments) -> None:
+        monkeypatch.setattr(cache, "save_tensors", save)
+        second.flush()
+        save(*arguments)
+
+    monkeypatch.setattr(cache, "save_tensors", interrupted)
+    first.flush()
+    assert torch.equal(first.get("one"), torch.zeros(2)) and torch.equal(second.get("two"), torch.ones(2))
+    both = Store(tmp_path, "latents", {"size": 1})
+    assert torch.equal(both.get("one"), torch.zeros(2)) and torch.equal(both.get("two"), torch.ones(2))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from animatediff_flipbook.tests.support_training import start_training
+from animatediff_flipbook.training import states
 from animatediff_flipbook.training import train as training
 from animatediff_flipbook.training.states import clean_up, load_state, newest_state, save_state
 from animatediff_flipbook.training.train import _Run, train
@@ -219,3 +220,67 @@ def test_writing_a_state_again_leaves_one_at_any_moment(tmp_path, monkeypatch):
     save_state(tmp_path, 2, weights, {}, keep=1)
     clean_up(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_while_the_state_is_written_loses_nothing(
+    stage_settings, tmp_path, monkeypatch, first
+):
+    run = _Run(stage_settings("domain_adapter", tmp_path, "train.steps=9"), False)
+    save, step = training.save_state, run._optimizer_step
+
+    def impatient(*arguments) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        save(*arguments)
+
+    def stopped(number: int) -> dict:
+        os.kill(os.getpid(), first)
+        return step(number)
+
+    monkeypatch.setattr(training, "save_state", impatient)
+    monkeypatch.setattr(run, "_optimizer_step", stopped)
+    assert run.loop().steps == 1
+    run.close()
+    assert newest_state(tmp_path / "checkpoints").step == 1
+
+
+def test_a_run_whose_states_are_all_damaged_is_not_begun_anew(stage_settings, tmp_path):
+    config = stage_settings("domain_adapter", tmp_path, "train.steps=2", "checkpoints.every=1")
+    before = train(config).file.read_bytes()
+    for path in (tmp_path / "checkpoints").glob("step-*/state.json"):
+        path.write_text("x")
+    for resume in (False, True):
+        with pytest.raises(ValueError, match="holds a run, but none of its states can be read"):
+            train(config, resume=resume)
+    assert (tmp_path / "result.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("stage", "change"),
+    [
+        ("motion_module", "motion.num_heads=4"),
+        ("motion_module", "motion.generation=v1"),
+        ("domain_adapter", "lora.alpha=1.0"),
+        ("domain_adapter", "objective.prediction=v"),
+    ],
+)
+def test_what_the_weights_mean_cannot_change_on_the_way(stage_settings, tmp_path, stage, change):
+    train(stage_settings(stage, tmp_path, "train.steps=1"))
+    with pytest.raises(
+        ValueError, match=rf"{change.split('=')[0]} was .*, is .*: the weights .* Set it back"
+    ):
+        train(stage_settings(stage, tmp_path, "train.steps=2", change), resume=True)
+
+
+def test_a_full_disk_keeps_the_older_state_and_no_rubbish(tmp_path, monkeypatch):
+    weights = {"weights": {"a": torch.ones(2)}}
+    save_state(tmp_path, 1, weights, {}, 2)
+
+    def full(*_) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(states, "write_json", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_state(tmp_path, 2, weights, {}, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
