@@ -126,10 +126,13 @@ class BaseModel:
                 output_vae=encoders or decoder,
                 model_options={"dtype": self.dtype, "custom_operations": layers},
             )
+        except torch.cuda.OutOfMemoryError:
+            raise
         except (SafetensorError, RuntimeError, pickle.UnpicklingError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(
-                f"base.checkpoint: ComfyUI cannot load {config.checkpoint} ({str(error).splitlines()[0]}). "
-                "Expected a whole SD1.5 or SDXL checkpoint, as Load Checkpoint takes it."
+                f"base.checkpoint: ComfyUI cannot load {config.checkpoint} ({reason}). Expected a whole "
+                "SD1.5 or SDXL checkpoint, as Load Checkpoint takes it."
             ) from error
         self._clip, self._vae = clip, vae
         self._model = patcher.model

@@ -314,7 +314,7 @@ class _Run:
         self._silent = set(self.weights)
         self._skipped = 0
         self._stop = threading.Event()
-        self._ending = False
+        self._writing = False
         if state is not None:
             self._restore(state)
         self._first_step = self.step
@@ -354,7 +354,7 @@ class _Run:
                 self._look(self.step)
                 if self.step % config.checkpoints.every == 0 or self.step == steps:
                     self._save()
-            self._ending = True
+            self._writing = True
             interrupted = self.step < steps
             if interrupted and self.last_good != self.step:
                 self._save()
@@ -572,7 +572,15 @@ class _Run:
         return path
 
     def _save(self) -> None:
-        """A state to resume from. Process 0 writes what all hold, or what all gather."""
+        """A state to resume from, which no signal interrupts."""
+        before, self._writing = self._writing, True
+        try:
+            self._write_state()
+        finally:
+            self._writing = before
+
+    def _write_state(self) -> None:
+        """Process 0 writes what all hold, or what all gather."""
         optimizer, plain = pack_optimizer(self.optimizer.state_dict())
         groups = {
             "weights": self.weights,
@@ -684,8 +692,9 @@ class _Run:
             return
 
         def ask(number: int, _) -> None:
-            if self._ending:
-                log.warning("The run is ending and writes its state; this takes a moment")
+            if self._writing:
+                self._stop.set()
+                log.warning("The run is writing what it has; this takes a moment")
             elif self._stop.is_set() and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self._stop.set()

@@ -222,11 +222,13 @@ def test_writing_a_state_again_leaves_one_at_any_moment(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
 
 
+@pytest.mark.parametrize("every", [1, 9], ids=["due", "at the end"])
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_while_the_state_is_written_loses_nothing(
-    stage_settings, tmp_path, monkeypatch, first
+    stage_settings, tmp_path, monkeypatch, first, every
 ):
-    run = _Run(stage_settings("domain_adapter", tmp_path, "train.steps=9"), False)
+    every = f"checkpoints.every={every}"
+    run = _Run(stage_settings("domain_adapter", tmp_path, "train.steps=9", every), False)
     save, step = training.save_state, run._optimizer_step
 
     def impatient(*arguments) -> None:
