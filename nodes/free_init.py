@@ -125,8 +125,8 @@ class FreeInitSampler(io.ComfyNode):
             _steps(coarse_to_fine, steps, iteration, iterations) for iteration in range(1, iterations + 1)
         ]
         show = latent_preview.prepare_callback(model, sum(plan))
-        for iteration in range(1, iterations + 1):
-            now, done = plan[iteration - 1], sum(plan[: iteration - 1])
+        for iteration, now in enumerate(plan, start=1):
+            done = sum(plan[: iteration - 1])
             if iteration > 1:
                 sigma = _first_sigma(model, now, sampler_name, scheduler)
                 # Always the first noise: the clip goes back along the way it came (FreeInit, section 4.1).

@@ -6,9 +6,8 @@
   without windows. 1 means that cutting and fusing cost nothing beside the model.
 - *memory*: how much the peak grows from the shorter to the longer clip, over what its latents grow by; the
   empty latents that a sampler is given count as one. Once with the Context Sampler, once with KSampler and
-  Context Windows, and once with KSampler and a handler that only answers with zeros: what no windows can go
-  below, because ComfyUI's sampler asks for one prediction per prompt and keeps noise and states of the whole
-  clip.
+  Context Windows, and once with KSampler and a handler that only answers with zeros, whose peak is not at the
+  model but in the guidance: what ComfyUI's sampler takes of the whole clip by itself.
 
 Memory is counted in tensors, not in what the process holds.
 """
