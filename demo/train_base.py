@@ -36,7 +36,7 @@ import torch.distributed as distributed  # noqa: E402
 from animatediff_flipbook.demo import probes, world  # noqa: E402
 from animatediff_flipbook.demo.tiny_family import build, tokenizer  # noqa: E402
 from animatediff_flipbook.demo.tiny_family.model import TinyAD  # noqa: E402
-from animatediff_flipbook.motion_core.schedules import BetaSchedule, alphas_cumprod  # noqa: E402
+from animatediff_flipbook.motion_core.schedule.beta_schedules import BetaSchedule, alphas_cumprod  # noqa: E402
 from comfy.ldm.modules.attention import SpatialTransformer  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock  # noqa: E402
 from PIL import Image  # noqa: E402

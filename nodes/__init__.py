@@ -2,14 +2,14 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .apply import ApplyMotionModule
-from .context import ContextSampler, ContextWindows
-from .context_preview import ContextPreview
-from .domain_adapter import ApplyDomainAdapter
-from .frame_noise import FrameNoiseNode
-from .free_init import FreeInitSampler
-from .load import LoadMotionLora, LoadMotionModule
-from .prompt_schedule import FloatSchedule, PromptSchedule
+from .context.context import ContextSampler, ContextWindows
+from .context.context_preview import ContextPreview
+from .motion.apply import ApplyMotionModule
+from .motion.domain_adapter import ApplyDomainAdapter
+from .motion.load import LoadMotionLora, LoadMotionModule
+from .noise.frame_noise import FrameNoiseNode
+from .noise.free_init import FreeInitSampler
+from .schedule.prompt_schedule import FloatSchedule, PromptSchedule
 
 NODES: list[type[io.ComfyNode]] = [
     LoadMotionModule,

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..motion_core.config import MotionModuleConfig
-from ..motion_core.lora import LoraFile
+from ..motion_core.files.lora import LoraFile
+from ..motion_core.module.config import MotionModuleConfig
 
+CATEGORY = "AnimateDiff"
+"""Of all our nodes in the menu."""
 MotionModule = io.Custom("MOTION_MODULE")
 MotionLora = io.Custom("MOTION_LORA")
 

@@ -14,8 +14,8 @@ import comfy.ops
 import comfy.samplers
 import comfy.supported_models
 import torch
-from animatediff_flipbook.motion_core.config import MotionModuleConfig
-from animatediff_flipbook.motion_core.model import MotionModel
+from animatediff_flipbook.motion_core.module.config import MotionModuleConfig
+from animatediff_flipbook.motion_core.module.model import MotionModel
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from safetensors.torch import load_file
 from torch import nn

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import comfy.ops
 import torch
-from animatediff_flipbook.motion_core.config import MotionModuleConfig
-from animatediff_flipbook.motion_core.model import MotionModel
+from animatediff_flipbook.motion_core.module.config import MotionModuleConfig
+from animatediff_flipbook.motion_core.module.model import MotionModel
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 SD15 = {

@@ -23,7 +23,7 @@ spec = importlib.util.spec_from_file_location(
 sys.modules["animatediff_flipbook"] = module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 from animatediff_flipbook.training.config import from_dict
-from animatediff_flipbook.training.train import train
+from animatediff_flipbook.training.run.train import train
 train(from_dict(json.load(open({config!r}))), resume={resume})
 """
 

@@ -143,11 +143,15 @@ def write_models(folder: Path) -> dict[str, list[Path]]:
     import comfy.ops
     import torch
     from animatediff_flipbook.demo.tiny_family import build
-    from animatediff_flipbook.motion_core.checkpoint import save_motion_module
-    from animatediff_flipbook.motion_core.config import MotionModuleConfig
-    from animatediff_flipbook.motion_core.lora import lora_targets, save_domain_adapter, save_motion_lora
-    from animatediff_flipbook.motion_core.model import MotionModel
-    from animatediff_flipbook.motion_core.unet import unet_slots
+    from animatediff_flipbook.motion_core.files.checkpoint import save_motion_module
+    from animatediff_flipbook.motion_core.files.lora import (
+        lora_targets,
+        save_domain_adapter,
+        save_motion_lora,
+    )
+    from animatediff_flipbook.motion_core.module.config import MotionModuleConfig
+    from animatediff_flipbook.motion_core.module.model import MotionModel
+    from animatediff_flipbook.motion_core.module.unet import unet_slots
 
     torch.manual_seed(0)
     networks = build.build_networks()

@@ -22,7 +22,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from . import config as configuration
-from .report import setup_logging
+from .run.report import setup_logging
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def _command(commands, name: str, run, text: str) -> argparse.ArgumentParser:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from .train import train
+    from .run.train import train
 
     config = configuration.load(options.config, options.overrides)
     result = train(config, resume=options.resume)
@@ -113,7 +113,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _cache(options: argparse.Namespace) -> int:
-    from .train import fill_cache, make_accelerator
+    from .run.train import fill_cache, make_accelerator
 
     config = configuration.load(options.config, options.overrides)
     encodings, files, held = fill_cache(config, make_accelerator(config))
@@ -124,7 +124,7 @@ def _cache(options: argparse.Namespace) -> int:
 
 def _sample(options: argparse.Namespace) -> int:
     from .commands import sample
-    from .encode import sample_prompts
+    from .data.encode import sample_prompts
 
     config = configuration.load(options.config, options.overrides)
     folder = Path(options.out or Path(config.output) / "samples")

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import torch
 
-from ..motion_core.checkpoint import load_motion_module, save_motion_module
-from ..motion_core.files import TensorFile
-from ..motion_core.lora import read_lora, save_domain_adapter, save_motion_lora
-from ..motion_core.recognise import recognise
-from .base_model import BaseModel, autocast, pick_device
+from ..motion_core.files.checkpoint import load_motion_module, save_motion_module
+from ..motion_core.files.lora import read_lora, save_domain_adapter, save_motion_lora
+from ..motion_core.files.recognise import recognise
+from ..motion_core.files.tensor_file import TensorFile
 from .config import RunConfig
-from .dataset import Batch, ClipData, stacked
-from .denoiser import Denoiser, build, trained_tensors
-from .encode import LiveEncodings
-from .objective import Objective
-from .optimizing import has_modes, make_optimizer, set_to
-from .sampling import ddim, save_animation, to_images
-from .states import newest_state, unpack_optimizer
-from .train import fill_cache, make_accelerator, schedule_of
-from .validate import validation_loss
+from .data.dataset import Batch, ClipData, stacked
+from .data.encode import LiveEncodings
+from .model.base_model import BaseModel, autocast, pick_device
+from .model.denoiser import Denoiser, build, trained_tensors
+from .run.objective import Objective
+from .run.optimizing import has_modes, make_optimizer, set_to
+from .run.sampling import ddim, save_animation, to_images
+from .run.states import newest_state, unpack_optimizer
+from .run.train import fill_cache, make_accelerator, schedule_of
+from .run.validate import validation_loss
 
 log = logging.getLogger(__name__)
 

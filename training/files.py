@@ -1,5 +1,5 @@
 """Writing JSON so that a reader sees the old file or the new one, never a part (tensors:
-motion_core.files)."""
+motion_core.files.tensor_file)."""
 
 from __future__ import annotations
 

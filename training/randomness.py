@@ -14,6 +14,9 @@ import hashlib
 import numpy as np
 import torch
 
+Key = tuple[int | str, ...]
+"""What random numbers are drawn for: a sample's is (seed, epoch, slot)."""
+
 
 def stream(*key: int | str) -> np.random.Generator:
     """The generator of a key, such as ``stream(seed, epoch, slot, "noise")``. The same key gives the same

@@ -31,7 +31,7 @@ import comfy.sample
 import comfy.sd
 from animatediff_flipbook import nodes
 from animatediff_flipbook.demo.tiny_family import model as family
-from animatediff_flipbook.motion_core.context import ContextOptions, context_windows
+from animatediff_flipbook.motion_core.clips.context import ContextOptions, context_windows
 from comfy.context_windows import ContextHandlerABC
 from comfy.model_patcher import ModelPatcher
 from support_memory import PeakMemory

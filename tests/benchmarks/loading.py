@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import conftest  # noqa: F401  # puts ComfyUI and the pack in place
 import folder_paths
-from animatediff_flipbook.motion_core.checkpoint import save_motion_module
-from animatediff_flipbook.motion_core.lora import lora_targets, save_motion_lora
-from animatediff_flipbook.nodes.load import LoadMotionLora, LoadMotionModule
-from animatediff_flipbook.nodes.motion_lora import patch_motion_lora
+from animatediff_flipbook.motion_core.files.checkpoint import save_motion_module
+from animatediff_flipbook.motion_core.files.lora import lora_targets, save_motion_lora
+from animatediff_flipbook.nodes.motion.load import LoadMotionLora, LoadMotionModule
+from animatediff_flipbook.nodes.motion.motion_lora import patch_motion_lora
 from animatediff_flipbook.nodes.paths import MOTION_LORAS, MOTION_MODULES, register_folders
 from support_full_size import motion_model, sd15_unet
 

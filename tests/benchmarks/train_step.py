@@ -76,17 +76,17 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     """Build one stage, take two steps, time the second."""
     folder = enter()
     import torch
-    from animatediff_flipbook.motion_core.checkpoint import save_motion_module
-    from animatediff_flipbook.motion_core.config import MotionModuleConfig
-    from animatediff_flipbook.motion_core.model import MotionModel
-    from animatediff_flipbook.motion_core.schedules import SQRT_LINEAR
-    from animatediff_flipbook.motion_core.unet import unet_slots
-    from animatediff_flipbook.training import randomness
-    from animatediff_flipbook.training.base_model import BaseModel, autocast
+    from animatediff_flipbook.motion_core.files.checkpoint import save_motion_module
+    from animatediff_flipbook.motion_core.module.config import MotionModuleConfig
+    from animatediff_flipbook.motion_core.module.model import MotionModel
+    from animatediff_flipbook.motion_core.module.unet import unet_slots
+    from animatediff_flipbook.motion_core.schedule.beta_schedules import SQRT_LINEAR
     from animatediff_flipbook.training.config import from_dict
-    from animatediff_flipbook.training.denoiser import build, trained_tensors
-    from animatediff_flipbook.training.objective import Objective
-    from animatediff_flipbook.training.optimizing import make_optimizer
+    from animatediff_flipbook.training.model.base_model import BaseModel, autocast
+    from animatediff_flipbook.training.model.denoiser import build, trained_tensors
+    from animatediff_flipbook.training.run import randomness
+    from animatediff_flipbook.training.run.objective import Objective
+    from animatediff_flipbook.training.run.optimizing import make_optimizer
 
     tree = {
         "stage": options.stage,

@@ -29,9 +29,9 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import conftest  # noqa: F401  # puts ComfyUI and the pack in place
-from animatediff_flipbook.motion_core.injection import inserted
-from animatediff_flipbook.motion_core.layers import MotionCall, TemporalTransformer
-from animatediff_flipbook.motion_core.unet import unet_slots
+from animatediff_flipbook.motion_core.module.injection import inserted
+from animatediff_flipbook.motion_core.module.layers import MotionCall, TemporalTransformer
+from animatediff_flipbook.motion_core.module.unet import unet_slots
 from support_full_size import motion_model, sd15_unet
 
 

@@ -4,8 +4,8 @@ import comfy.sd
 import pytest
 import torch
 from animatediff_flipbook.demo.tiny_family import build, model
-from animatediff_flipbook.motion_core.checkpoint import save_motion_module
-from animatediff_flipbook.nodes.load import LoadMotionModule
+from animatediff_flipbook.motion_core.files.checkpoint import save_motion_module
+from animatediff_flipbook.nodes.motion.load import LoadMotionModule
 from animatediff_flipbook.tests.support import motion_for
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from animatediff_flipbook.training import config as configuration
-from animatediff_flipbook.training.train import train
+from animatediff_flipbook.training.run.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ("left", "right", "up", "down")

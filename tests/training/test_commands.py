@@ -6,11 +6,11 @@ import signal
 
 import pytest
 import torch
-from animatediff_flipbook.motion_core.checkpoint import open_motion_module
-from animatediff_flipbook.motion_core.lora import read_lora, save_motion_lora
-from animatediff_flipbook.training import encode
+from animatediff_flipbook.motion_core.files.checkpoint import open_motion_module
+from animatediff_flipbook.motion_core.files.lora import read_lora, save_motion_lora
 from animatediff_flipbook.training.__main__ import main
 from animatediff_flipbook.training.config import to_dict
+from animatediff_flipbook.training.data import encode
 from PIL import Image
 from safetensors.torch import load_file, save_file
 

@@ -1,0 +1,1 @@
+"""What a clip needs besides the model: context windows and start noise."""

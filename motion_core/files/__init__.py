@@ -1,0 +1,1 @@
+"""Files of motion modules and LoRAs: recognised, read, checked and written."""

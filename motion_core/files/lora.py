@@ -1,0 +1,282 @@
+"""LoRA files for motion modules (MotionLoRA) and for the image model (domain adapter): any spelling in, one
+out.
+
+``W' = W + strength * (alpha / rank) * up @ down``, with ``down`` (rank, in) and ``up`` (out, rank); a file
+without alpha has the factor 1. Layers are named as the original and diffusers name them:
+
+- ``down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.to_q``
+- ``down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0``
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from ..module.model import MotionModel
+from .checkpoint import FIELD_NAMES
+from .peft_scaling import read_peft_scaling
+from .recognise import KINDS, MOTION_MARKS, recognise
+from .tensor_file import TensorFile, save_tensors
+
+SUFFIXES: tuple[tuple[str, str], ...] = (
+    (r"_lora\.down\.weight$", "down"),
+    (r"_lora\.up\.weight$", "up"),
+    (r"\.lora_down\.weight$", "down"),
+    (r"\.lora_up\.weight$", "up"),
+    (r"\.lora_A(\.[A-Za-z]\w*)?(\.weight)?$", "down"),
+    (r"\.lora_B(\.[A-Za-z]\w*)?(\.weight)?$", "up"),
+    (r"\.lora\.down\.weight$", "down"),
+    (r"\.lora\.up\.weight$", "up"),
+    (r"\.lora_linear_layer\.down\.weight$", "down"),
+    (r"\.lora_linear_layer\.up\.weight$", "up"),
+    (r"\.alpha$", "alpha"),
+)
+"""Ends of keys in the field (original, kohya, peft with any adapter name, diffusers) and what they hold."""
+
+PREFIXES = (
+    "base_model.model.",
+    "base_model.",
+    "model.diffusion_model.",
+    "diffusion_model.",
+    "module.",
+    "unet.",
+)
+"""Starts of keys that only say which model is meant."""
+
+KOHYA_PREFIX = "lora_unet_"
+
+
+@dataclass(frozen=True)
+class LoraLayer:
+    """Factors for one layer."""
+
+    up: torch.Tensor
+    """(out, rank)."""
+    down: torch.Tensor
+    """(rank, in)."""
+    alpha: float | None = None
+    """Scale numerator; None means the factor is 1."""
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA file: factors by layer name."""
+
+    name: str
+    """File name, for messages."""
+    kind: str
+    """``motion_lora`` or ``domain_adapter``."""
+    layers: Mapping[str, LoraLayer]
+    """By dotted layer name; kohya's underscored names stay as they are until layers are known."""
+    ignored: tuple[str, ...] = ()
+    """Keys that belong to no complete pair of factors."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LoraMatch:
+    """What of a LoRA file finds its layer in a model."""
+
+    layers: Mapping[str, LoraLayer]
+    """By the model's layer name."""
+    unmatched: tuple[str, ...]
+    """The file's layers that the model does not have."""
+
+
+def read_lora(path: str | os.PathLike) -> LoraFile:
+    """Read a LoRA of any spelling.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, is no LoRA (the message says what it is), or holds values that are
+            not finite.
+    """
+    source = TensorFile(path)
+    kind = recognise(source.shapes)
+    if kind not in ("motion_lora", "domain_adapter"):
+        raise ValueError(f"{source.name} is not a LoRA. It is {KINDS[kind]}.")
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    stems: dict[str, str] = {}
+    ignored = []
+    for key, tensor in source.read(source.shapes):
+        role = next((what for pattern, what in SUFFIXES if re.search(pattern, key)), None)
+        if role is None:
+            ignored.append(key)
+            continue
+        if not torch.isfinite(tensor).all():
+            raise ValueError(
+                f"{source.name}: {key} holds values that are not finite numbers. Use another copy."
+            )
+        pattern = next(pattern for pattern, _ in SUFFIXES if re.search(pattern, key))
+        stem = re.sub(pattern, "", key)
+        stems[layer_name(stem)] = stem
+        parts.setdefault(layer_name(stem), {})[role] = tensor.clone()
+    peft = read_peft_scaling(source.path, source.metadata)
+    layers = {}
+    for name, found in parts.items():
+        if "up" not in found or "down" not in found:
+            ignored += [f"{name} ({role})" for role in found]
+            continue
+        up, down = found["up"], found["down"]
+        matrices = up.ndim == down.ndim >= 2 and up.numel() and down.numel()
+        if not matrices or up.shape[1] != down.shape[0]:
+            raise ValueError(
+                f"{source.name}: the factors of {name} do not fit: up {tuple(up.shape)}, down "
+                f"{tuple(down.shape)}."
+            )
+        if "alpha" in found and found["alpha"].numel() != 1:
+            raise ValueError(
+                f"{source.name}: the alpha of {name} has the shape {tuple(found['alpha'].shape)}, expected "
+                "one number. The file is damaged."
+            )
+        alpha = float(found["alpha"]) if "alpha" in found else peft.of(stems[name], down.shape[0])
+        layers[name] = LoraLayer(up, down, alpha)
+    if not layers:
+        raise ValueError(
+            f"{source.name} has keys of a LoRA but no complete pair of factors, such as {ignored[0]}. It is "
+            "damaged, or of a kind (LoHa, LoKr) that only Load LoRA takes."
+        )
+    return LoraFile(source.name, kind, layers, tuple(ignored), source.metadata)
+
+
+def image_layers(lora: LoraFile) -> LoraFile:
+    """The part of a LoRA that is for the image model, out of a file that may hold both kinds.
+
+    Raises:
+        ValueError: there is none.
+    """
+    layers = {name: layer for name, layer in lora.layers.items() if not MOTION_MARKS.search(name)}
+    if not layers:
+        raise ValueError(f"{lora.name} is not a domain adapter. It is {KINDS['motion_lora']}.")
+    return replace(lora, layers=layers)
+
+
+def layer_name(stem: str) -> str:
+    """The layer that a key without its suffix means: no prefixes, no ``processor.``, the original's names."""
+    changed = True
+    while changed:
+        changed = False
+        for prefix in PREFIXES:
+            if stem.startswith(prefix):
+                stem, changed = stem[len(prefix) :], True
+    stem = stem.replace(".processor.", ".")
+    stem = re.sub(r"\.to_out$", ".to_out.0", stem)
+    match = re.match(
+        r"(.+?\.)(motion_modules|temporal_attentions)\.(\d+)\.(?:temporal_transformer\.)?(.+)$", stem
+    )
+    if match is None:
+        return stem
+    rest = f"{match[4]}."
+    for pattern, name in FIELD_NAMES:
+        rest = re.sub(pattern, name, rest)
+    return f"{match[1]}motion_modules.{match[3]}.temporal_transformer.{rest.rstrip('.')}"
+
+
+def match_layers(lora: LoraFile, targets: Iterable[str]) -> LoraMatch:
+    """Find the layers of a model that a LoRA means.
+
+    Args:
+        targets: dotted names of the model's layers, in the original's spelling.
+    """
+    targets = list(targets)
+    # kohya writes every dot as an underscore, which cannot be undone: look the name up among the known ones.
+    underscored = {}
+    for target in targets:
+        for spelling in (target, _diffusers_spelling(target)):
+            underscored[KOHYA_PREFIX + spelling.replace(".", "_")] = target
+    known = set(targets)
+    matched, unmatched = {}, []
+    for name, layer in lora.layers.items():
+        target = name if name in known else underscored.get(name)
+        if target is None:
+            unmatched.append(name)
+        else:
+            matched[target] = layer
+    return LoraMatch(matched, tuple(unmatched))
+
+
+@dataclass(frozen=True)
+class LoraTarget:
+    """A layer of a motion model that a LoRA can change."""
+
+    key: str
+    """Its weight in the model's state dict."""
+    shape: tuple[int, int]
+    """(out, in) of the layer."""
+    rows: tuple[int, int] | None
+    """``(first, number)`` of the weight's rows that are this layer, where q, k and v are one product."""
+
+
+def lora_targets(model: MotionModel) -> dict[str, LoraTarget]:
+    """Every linear layer of a motion model, under the name that files use for it."""
+    targets = {}
+    for name, layer in model.named_modules():
+        if not isinstance(layer, torch.nn.Linear):
+            continue
+        width, inner = layer.weight.shape
+        if name.endswith(".to_qkv"):
+            width //= 3
+            for number, part in enumerate("qkv"):
+                targets[f"{name[: -len('qkv')]}{part}"] = LoraTarget(
+                    f"{name}.weight", (width, inner), (number * width, width)
+                )
+        else:
+            targets[name] = LoraTarget(f"{name}.weight", (width, inner), None)
+    return targets
+
+
+def save_motion_lora(
+    path: str | os.PathLike,
+    layers: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a MotionLoRA in the original's spelling.
+
+    Args:
+        layers: ``(down, up)`` by layer name; a scale other than 1 must be folded into ``up``.
+        metadata: facts about the training.
+    """
+    _save(path, layers, {**(metadata or {}), "format": "motion_lora"})
+
+
+def save_domain_adapter(
+    path: str | os.PathLike,
+    layers: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a domain adapter in the original's spelling; arguments as for :func:`save_motion_lora`."""
+    _save(path, layers, {**(metadata or {}), "format": "domain_adapter"})
+
+
+def _save(path: str | os.PathLike, layers: Mapping, metadata: Mapping[str, str]) -> None:
+    tensors = {}
+    for name, (down, up) in layers.items():
+        match = re.fullmatch(r"(.+)\.(to_[qkv]|to_out)(?:\.0)?", name)
+        if match is None:
+            raise ValueError(
+                f"Cannot write a LoRA of {name}: files have names for the attention's to_q, to_k, to_v and "
+                "to_out only. Train on these."
+            )
+        parent, projection = match.groups()
+        for factor, tensor in (("down", down), ("up", up)):
+            tensors[f"{parent}.processor.{projection}_lora.{factor}.weight"] = tensor
+    save_tensors(path, tensors, metadata)
+
+
+def _diffusers_spelling(target: str) -> str:
+    """The name diffusers gives a layer of a motion module; other names are the same there."""
+    if ".temporal_transformer." not in target:
+        return target
+    target = target.replace(".temporal_transformer.", ".")
+    for number in (0, 1):
+        target = target.replace(f".attention_blocks.{number}.", f".attn{number + 1}.")
+    return target

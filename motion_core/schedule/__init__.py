@@ -1,0 +1,1 @@
+"""Schedules: noise over the steps, values and prompts over the frames."""

@@ -1,0 +1,485 @@
+"""The context handler: runs a model call window by window, for every sampler and guider.
+
+It is a handler of ComfyUI's own kind (``model_options["context_handler"]``), which the sampling code asks
+for every prediction. ComfyUI's handler is made for videos with an axis of their own; with frames in the batch
+it stops with a shape error, shows all windows the first frames' prompts and hints, and at larger strides
+leaves frames out. Settings, windows, cutting and fusing are ours; what others may rely on (the class, its
+attributes, its callbacks) is kept.
+
+The handler on a MODEL only holds settings. At the start of a run an OUTER_SAMPLE wrapper puts a copy in its
+place, for this run alone, that also knows the seed, the noise levels and the tables made so far.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.context_windows
+import comfy.model_management
+import comfy.patcher_extension
+import comfy.samplers
+import comfy.utils
+import torch
+from comfy.context_windows import IndexListCallbacks, IndexListContextHandler
+from comfy.patcher_extension import WrappersMP
+
+from ...motion_core.clips.context import (
+    ContextOptions,
+    ascending,
+    context_windows,
+    needs_windows,
+    position_in,
+    step_at,
+)
+from ...motion_core.clips.context_fuse import fused_weights
+from ..compat import easy_cache_is_on, guidance_is_plain, logger, self_attention_guidance_is_on
+from .context_conds import FrameWindow, HintStore, WindowControls, cut_conds
+from .euler import GUIDER
+
+KEY = "animatediff_flipbook_context"
+"""Under which our wrapper is found on a patcher."""
+CORE_PREPARE_KEY = "ContextWindows_prepare_sampling"
+"""Under which ComfyUI enters its own, which estimates the memory of one window instead of the clip's."""
+AUTO_POSITIONS = 2 * 16 * 64 * 64
+"""Latent positions per model call up to which ``auto`` puts windows together: one window of 16 frames at
+512 x 512 with its two prompts. Larger calls keep any GPU busy by themselves."""
+LONGEST_SCHEDULE = 150
+"""Steps up to which the schedule of a partial run is looked for."""
+EVEN_SCHEDULES = ("normal", "sgm_uniform")
+"""ComfyUI's names of schedules with evenly spaced timesteps: slow to compute, but easy to guess."""
+
+
+@dataclass(frozen=True)
+class ContextStage:
+    """Context options from some point of the noise schedule on."""
+
+    start_percent: float
+    """0..1 of the noise schedule."""
+    options: ContextOptions
+
+
+@dataclass(frozen=True)
+class ContextSettings:
+    """What the nodes were told."""
+
+    stages: tuple[ContextStage, ...]
+    """In the order of ``start_percent``. Before the first one the clip runs whole."""
+    windows_per_batch: int = 0
+    """Windows evaluated in one model call; 0: as many as pay and fit the memory."""
+
+    def __post_init__(self) -> None:
+        for stage in self.stages:
+            if not 0.0 <= stage.start_percent <= 1.0:
+                raise ValueError(f"start_percent is 0..1 of the noise schedule, got {stage.start_percent}.")
+        if self.windows_per_batch < 0:
+            raise ValueError(
+                f"windows_per_batch must be 1 or more, or 0 for automatic, got {self.windows_per_batch}."
+            )
+
+    def with_stage(self, stage: ContextStage, windows_per_batch: int) -> ContextSettings:
+        """These settings with one more stage. A stage of the same start is replaced; automatic
+        ``windows_per_batch`` (0) keeps the number chosen before."""
+        others = [s for s in self.stages if s.start_percent != stage.start_percent]
+        ordered = sorted([*others, stage], key=lambda s: s.start_percent)
+        return ContextSettings(tuple(ordered), windows_per_batch or self.windows_per_batch)
+
+
+class WindowHandler(IndexListContextHandler):
+    """ComfyUI's context handler for frames in the batch."""
+
+    def __init__(self, settings: ContextSettings, run: ContextRun | None = None) -> None:
+        options = settings.stages[0].options
+        super().__init__(
+            context_schedule=comfy.context_windows.ContextSchedule(options.schedule, _core_schedule),
+            fuse_method=comfy.context_windows.ContextFuseMethod(options.fuse, _core_fuse),
+            context_length=_most_frames(settings),
+            context_overlap=options.overlap,
+            context_stride=options.stride,
+            closed_loop=options.closed_loop,
+            dim=0,
+        )
+        self.settings = settings
+        self.run = run
+
+    def for_run(self, model_sampling: Any, sigmas: torch.Tensor, seed: int | None) -> WindowHandler:
+        """A copy for one sampling run."""
+        handler = WindowHandler(self.settings, ContextRun(self.settings, model_sampling, sigmas, seed))
+        handler.callbacks = self.callbacks
+        return handler
+
+    def should_use_context(
+        self, model: Any, conds: list, x_in: torch.Tensor, timestep: torch.Tensor, model_options: dict
+    ) -> bool:
+        """Whether the clip is longer than a window, at this noise level's settings."""
+        num_frames = x_in.shape[0]
+        if not any(needs_windows(stage.options, num_frames) for stage in self.settings.stages):
+            return False
+        options = self._current(model, model_options).options_at(_sigma(timestep))
+        return options is not None and needs_windows(options, num_frames)
+
+    def get_resized_cond(
+        self, cond_in: list[dict] | None, x_in: torch.Tensor, window: FrameWindow, device: Any = None
+    ) -> list[dict] | None:
+        """The conds of one window."""
+        return cut_conds(cond_in, window, WindowControls(window, HintStore(), x_in.device))
+
+    def set_step(self, timestep: torch.Tensor, model_options: dict) -> None:
+        """Note the position of the noise level in the whole schedule, where ComfyUI keeps it."""
+        if self.run is not None:
+            self._step = self.run.step(_sigma(timestep), self.settings.stages[0].options)
+
+    def get_context_windows(self, model: Any, x_in: torch.Tensor, model_options: dict) -> list[FrameWindow]:
+        """The windows of the current step, one by one."""
+        options = self.settings.stages[0].options
+        windows = context_windows(options, x_in.shape[0], self._step)
+        return [FrameWindow([window.indices], x_in.shape[0]) for window in windows]
+
+    def execute(
+        self,
+        calc_cond_batch: Callable,
+        model: Any,
+        conds: list[list[dict] | None],
+        x_in: torch.Tensor,
+        timestep: torch.Tensor,
+        model_options: dict,
+    ) -> list[torch.Tensor]:
+        """Predictions of the whole clip for every cond, fused from its windows.
+
+        ``x_in`` (F, C, H, W), ``timestep`` (F,); one tensor like ``x_in`` per entry of ``conds``.
+        """
+        run = self._current(model, model_options)
+        sigma = _sigma(timestep)
+        options = run.options_at(sigma)
+        self._step = run.step(sigma, options)
+        plan = run.plan(options, x_in.shape[0], sigma)
+        length = len(plan.windows[0])
+        together = self.settings.windows_per_batch or _fitting_windows(model, conds, x_in, length)
+        scale = _guidance(conds, model_options)
+        fused = [torch.zeros_like(x_in) for _ in (conds if scale is None else conds[:1])]
+        self._notify(IndexListCallbacks.EXECUTE_START, model, x_in, conds, timestep, model_options)
+        try:
+            done = 0
+            for number, group in _groups(plan.windows, together):
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                window = run.window(group, x_in.shape[0])
+                self._notify(
+                    IndexListCallbacks.EVALUATE_CONTEXT_WINDOWS,
+                    *(model, x_in, conds, timestep, model_options, number, window, model_options, None, None),
+                )
+                controls = WindowControls(window, run.hints, x_in.device)
+                sub_conds = [cut_conds(cond, window, controls) for cond in conds]
+                outputs = calc_cond_batch(
+                    model,
+                    sub_conds,
+                    window.get_tensor(x_in),
+                    window.get_tensor(timestep, dim=0),
+                    _options_for(model_options, window),
+                )
+                controls.collect_hints()
+                if scale is not None:
+                    # Guidance is linear: before fusing or after it, the sum is the same.
+                    outputs = [_guided(*outputs, scale) if conds[1] is not None else outputs[0]]
+                weights = run.weights(plan, number, len(group), x_in)
+                for total, output, cond in zip(fused, outputs, conds[: len(fused)], strict=True):
+                    if cond is not None:
+                        window.add_weighted(total, output, weights)
+                # Where ComfyUI hands over its sums of weights and biases: ours add up to 1 beforehand.
+                self._notify(
+                    IndexListCallbacks.COMBINE_CONTEXT_WINDOW_RESULTS,
+                    *(x_in, outputs, sub_conds, window, number, len(plan.windows), timestep),
+                    *(fused, None, None),
+                )
+                done += len(group)
+                run.report(sigma, done, len(plan.windows))
+            # ComfyUI guides what it is given; between a prediction and itself that changes nothing.
+            return fused if scale is None else [fused[0], fused[0]]
+        finally:
+            self._notify(IndexListCallbacks.EXECUTE_CLEANUP, model, x_in, conds, timestep, model_options)
+
+    def _current(self, model: Any, model_options: dict) -> ContextRun:
+        if self.run is not None:
+            return self.run
+        # Somebody samples without CFGGuider.sample: what the call itself knows must do.
+        sigmas = model_options["transformer_options"]["sample_sigmas"]
+        return ContextRun(self.settings, model.model_sampling, sigmas, None)
+
+    def _notify(self, event: str, *arguments: Any) -> None:
+        for callback in comfy.patcher_extension.get_all_callbacks(event, self.callbacks):
+            callback(self, *arguments)
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """The windows of one step and what each frame of theirs counts."""
+
+    windows: tuple[tuple[int, ...], ...]
+    weights: tuple[torch.Tensor, ...]
+
+
+class ContextRun:
+    """What belongs to one sampling run and is thrown away with it."""
+
+    def __init__(
+        self, settings: ContextSettings, model_sampling: Any, sigmas: torch.Tensor, seed: int | None
+    ) -> None:
+        self.hints = HintStore()
+        self._sigmas = sigmas.tolist()
+        self._seed = seed or 0
+        self._model_sampling = model_sampling
+        self._first_step: int | None = None
+        self._stages = [
+            (model_sampling.percent_to_sigma(stage.start_percent), stage.options) for stage in settings.stages
+        ]
+        self._plans: dict[tuple, StepPlan] = {}
+        self._windows: dict[tuple, FrameWindow] = {}
+        self._weights: dict[tuple, torch.Tensor] = {}
+        self._bar: comfy.utils.ProgressBar | None = None
+        self._shown = 0.0
+
+    def step(self, sigma: float, options: ContextOptions) -> int:
+        """Position of a noise level: for windows that move, in the whole noise schedule, also when the run is
+        a part of it; for others in the run, as it takes up to a second to find the whole schedule."""
+        position = step_at(sigma, self._sigmas)
+        if not _moves(options):
+            return position
+        if self._first_step is None:
+            self._first_step = first_step(self._model_sampling, self._sigmas)
+        return self._first_step + position
+
+    def options_at(self, sigma: float) -> ContextOptions | None:
+        """The options in force at a noise level; None before the first stage."""
+        current = None
+        for start, options in self._stages:
+            if sigma <= start:
+                current = options
+        return current
+
+    def plan(self, options: ContextOptions, num_frames: int, sigma: float) -> StepPlan:
+        """Windows and weights at a noise level, made once for all steps that share them."""
+        step = self.step(sigma, options) if _moves(options) else 0
+        key = (options, num_frames, step, sigma if "sigma" in options.fuse else 0.0)
+        if key not in self._plans:
+            windows = context_windows(options, num_frames, step)
+            if not self._plans:
+                logger.info("Context windows of %d frames for a clip of %d.", len(windows[0]), num_frames)
+            else:
+                self._forget()
+            weights = fused_weights(windows, options, num_frames, sigma=sigma, seed=self._seed, step=step)
+            self._plans[key] = StepPlan(tuple(window.indices for window in windows), tuple(weights))
+        return self._plans[key]
+
+    def window(self, group: Sequence[tuple[int, ...]], num_frames: int) -> FrameWindow:
+        """The windows of one model call."""
+        key = (tuple(group), num_frames)
+        if key not in self._windows:
+            self._windows[key] = FrameWindow(list(group), num_frames)
+        return self._windows[key]
+
+    def weights(self, plan: StepPlan, number: int, count: int, like: torch.Tensor) -> torch.Tensor:
+        """Weights of ``count`` windows from ``number`` on, ``(count * length, 1, 1, 1)``, as ``like`` is."""
+        key = (id(plan), number, count, like.device, like.dtype)
+        if key not in self._weights:
+            joined = torch.cat(plan.weights[number : number + count])
+            self._weights[key] = joined.to(like).view(-1, *(1,) * (like.ndim - 1))
+        return self._weights[key]
+
+    def report(self, sigma: float, done: int, total: int) -> None:
+        """Move the node's progress bar window by window."""
+        steps = len(self._sigmas) - 1
+        part = (step_at(sigma, self._sigmas) + done / total) / max(1, steps)
+        # Some samplers look ahead and come back: the bar does not go back with them.
+        if self._shown < part <= 1.0:
+            self._shown = part
+            self._bar = self._bar or comfy.utils.ProgressBar(steps * total)
+            self._bar.update_absolute(round(part * steps * total), steps * total)
+
+    def _forget(self) -> None:
+        """Windows that move are not met again: keep no tables of steps gone by."""
+        self._plans.clear()
+        self._windows.clear()
+        self._weights.clear()
+
+
+def _moves(options: ContextOptions) -> bool:
+    """Whether windows or weights change from step to step."""
+    return options.schedule in ("standard_uniform", "looped_uniform") or options.fuse == "random"
+
+
+def first_step(model_sampling: Any, sigmas: Sequence[float]) -> int:
+    """How many steps of the whole noise schedule lie before the first of this run.
+
+    KSamplerAdvanced, split sigmas and a denoise below 1 sample a part of a schedule and pass on nothing but
+    that part. It is looked for in every schedule that ComfyUI offers; one of another origin counts from 0.
+    A part of a single step is one noise level, which schedules of many lengths share: its place is the one in
+    the shortest of them, as a rule not the true one.
+    """
+    present = [sigma for sigma in sigmas if sigma > 0.0]
+    whole_run = present and math.isclose(present[0], float(model_sampling.sigma_max), rel_tol=1e-3)
+    if not present or whole_run or ascending(sigmas):
+        return 0
+    fewest, most = _lengths_if_even(model_sampling, present)
+    for steps in range(max(2, len(present)), LONGEST_SCHEDULE + 1):
+        for name in comfy.samplers.SCHEDULER_NAMES:
+            if name in EVEN_SCHEDULES and not fewest <= steps <= most:
+                continue
+            whole = comfy.samplers.calculate_sigmas(model_sampling, name, steps).tolist()
+            position = position_in(present, whole)
+            if position is not None:
+                return position
+    return 0
+
+
+def _lengths_if_even(model_sampling: Any, present: Sequence[float]) -> tuple[float, float]:
+    """Fewest and most steps of a whole schedule whose timesteps are spaced evenly, as those of these noise
+    levels may be. Levels tell whole timesteps only, which leaves their distance open by one."""
+    ends = torch.tensor([model_sampling.sigma_max, present[0], present[-1]])
+    highest, first, last = model_sampling.timestep(ends).tolist()
+    gaps = len(present) - 1
+    if not gaps:
+        return math.inf, 0.0
+    widest, narrowest = (first - last + 1) / gaps, max(first - last - 1, 0) / gaps
+    return highest / widest - 2, highest / narrowest + 2 if narrowest else math.inf
+
+
+def run_with_context(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """OUTER_SAMPLE wrapper: give the run a handler of its own.
+
+    Raises:
+        ValueError: the model carries what cannot work with windows.
+    """
+    guider = executor.class_obj
+    handler = guider.model_options.get("context_handler")
+    if isinstance(handler, WindowHandler):
+        known = inspect.signature(executor.original).bind(*args, **kwargs).arguments
+        num_frames = known["noise"].shape[0]
+        if any(needs_windows(stage.options, num_frames) for stage in handler.settings.stages):
+            _refuse_what_keeps_calls(guider.model_options, num_frames)
+            _tell_of_short_prompts(guider.conds, num_frames)
+        # The guider's options are a copy for this run already; nothing outlives it.
+        guider.model_options["context_handler"] = handler.for_run(
+            guider.model_patcher.get_model_object("model_sampling"), known["sigmas"], known.get("seed")
+        )
+    return executor(*args, **kwargs)
+
+
+def _refuse_what_keeps_calls(model_options: dict, num_frames: int) -> None:
+    """Stop where something on the model takes one call's frames for the next one's."""
+    for name, is_on in (
+        ("Self-Attention Guidance", self_attention_guidance_is_on),
+        ("EasyCache", easy_cache_is_on),
+    ):
+        if is_on(model_options):
+            raise ValueError(
+                f"{name} keeps what it sees in one model call for the next and cannot be used with context "
+                f"windows, which this clip of {num_frames} frames has. Take one of the two off the model."
+            )
+
+
+def _tell_of_short_prompts(conds: dict[str, list[dict]], num_frames: int) -> None:
+    """Say so where prompts per frame end before the clip does: ComfyUI then begins with the first again."""
+    for name, entries in conds.items():
+        counts = {entry["cross_attn"].shape[0] for entry in entries if "cross_attn" in entry}
+        for count in sorted(counts):
+            if 1 < count < num_frames:
+                logger.warning(
+                    "The %s prompts are for %d frames and the clip has %d: they start again after frame %d. "
+                    "Set `frames` of Prompt Schedule to %d.",
+                    *(name, count, num_frames, count - 1, num_frames),
+                )
+
+
+def put_on(model: Any, settings: ContextSettings) -> None:
+    """Give a cloned MODEL its context handler. Doing so again replaces it."""
+    model.model_options["context_handler"] = WindowHandler(settings)
+    model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, run_with_context)
+    model.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, CORE_PREPARE_KEY)
+    comfy.context_windows.create_prepare_sampling_wrapper(model)
+
+
+def _most_frames(settings: ContextSettings) -> int:
+    """Frames in one model call at most: what ComfyUI, which takes no more than the clip's, estimates memory
+    for."""
+    if settings.stages[0].start_percent > 0.0:
+        return sys.maxsize  # before the first stage the clip runs whole
+    return max(stage.options.length for stage in settings.stages) * max(1, settings.windows_per_batch)
+
+
+def settings_on(model: Any) -> ContextSettings | None:
+    """The context settings of a MODEL, if it has ours."""
+    handler = model.model_options.get("context_handler")
+    return handler.settings if isinstance(handler, WindowHandler) else None
+
+
+def _sigma(timestep: torch.Tensor) -> float:
+    """The noise level of a call: all frames of a clip share it."""
+    return float(timestep.flatten()[0])
+
+
+def _guidance(conds: Sequence, model_options: dict) -> float | None:
+    """The scale by which windows can be guided before they are fused, so that one prediction of the clip is
+    kept instead of two. None where the sampler does not say that it needs no more, or something on the model
+    wants both."""
+    guider = model_options.get(GUIDER)
+    if guider is None or len(conds) != 2 or not guidance_is_plain(model_options):
+        return None
+    return guider.cfg
+
+
+def _guided(cond: torch.Tensor, uncond: torch.Tensor, scale: float) -> torch.Tensor:
+    """Classifier-free guidance, as ComfyUI has it."""
+    return uncond + (cond - uncond) * scale
+
+
+def _options_for(model_options: dict, window: FrameWindow) -> dict:
+    """The options of one window's call; the sampler's own stay as they are."""
+    transformer_options = {
+        **model_options["transformer_options"],
+        "context_window": window,
+        # By this key IPAdapter and packs like it find the frames that a batch holds.
+        "ad_params": {"sub_idxs": list(window.index_list), "full_length": window.num_frames},
+    }
+    return {**model_options, "transformer_options": transformer_options}
+
+
+def _groups(
+    windows: Sequence[tuple[int, ...]], together: int
+) -> Iterator[tuple[int, Sequence[tuple[int, ...]]]]:
+    """``(number of the first, windows)`` of every model call: neighbours of equal length."""
+    start = 0
+    while start < len(windows):
+        end = start + 1
+        while end < len(windows) and end - start < together and len(windows[end]) == len(windows[start]):
+            end += 1
+        yield start, windows[start:end]
+        start = end
+
+
+def _fitting_windows(model: Any, conds: Sequence, x_in: torch.Tensor, length: int) -> int:
+    """How many windows ``auto`` puts into one call."""
+    if x_in.device.type == "cpu":
+        return 1  # one window keeps every core busy; more only crowd the caches
+    prompts = sum(cond is not None for cond in conds)
+    frames = prompts * length
+    wanted = max(1, AUTO_POSITIONS // (frames * math.prod(x_in.shape[2:])))
+    free = comfy.model_management.get_free_memory(x_in.device)
+    # The factor is the one by which ComfyUI decides whether conds fit into one call.
+    while wanted > 1 and model.memory_required([wanted * frames, *x_in.shape[1:]]) * 1.5 > free:
+        wanted -= 1
+    return wanted
+
+
+def _core_schedule(num_frames: int, handler: WindowHandler, model_options: dict) -> list[list[int]]:
+    """Our windows in the form of ComfyUI's schedule functions."""
+    windows = context_windows(handler.settings.stages[0].options, num_frames, handler._step)
+    return [list(window.indices) for window in windows]
+
+
+def _core_fuse(length: int, **kwargs: Any) -> list[float]:
+    """ComfyUI's handler asks this for weights; ours fuses by itself and never does."""
+    raise NotImplementedError("Windows of AnimateDiff Flipbook are fused by WindowHandler.execute.")

@@ -1,0 +1,1 @@
+"""Motion modules, MotionLoRAs and domain adapters on a MODEL."""

@@ -1,0 +1,53 @@
+"""Sockets and widgets that our sampler nodes share with KSampler."""
+
+from __future__ import annotations
+
+import comfy.samplers
+from comfy_api.latest import io
+
+
+def noise_input() -> io.Input:
+    """The socket for noise of another kind than KSampler's."""
+    return io.Noise.Input(
+        "noise",
+        optional=True,
+        tooltip="Start noise, from Frame Noise or Random Noise. Its seed then counts instead of `seed`.",
+    )
+
+
+def sampler_inputs() -> list[io.Input]:
+    """KSampler's sockets and widgets, up to the latent."""
+    return [
+        io.Model.Input("model", tooltip="A model with a motion module applied."),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip="Seed of the noise.",
+        ),
+        io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Denoising steps."),
+        io.Float.Input(
+            "cfg",
+            default=8.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            tooltip="Classifier-free guidance: how closely the prompt is followed. 7 to 8 is usual.",
+        ),
+        io.Combo.Input(
+            "sampler_name",
+            options=list(comfy.samplers.KSampler.SAMPLERS),
+            tooltip="The sampling algorithm; any will do.",
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=list(comfy.samplers.KSampler.SCHEDULERS),
+            tooltip="How the noise is spread over the steps.",
+        ),
+        io.Conditioning.Input("positive", tooltip="What to show; may change over the frames."),
+        io.Conditioning.Input("negative", tooltip="What to keep out; may change over the frames."),
+        io.Latent.Input("latent_image", tooltip="The frames to denoise, one per entry of the batch."),
+    ]

@@ -1,0 +1,1 @@
+"""Prompts and numbers that change over the frames."""

@@ -1,0 +1,457 @@
+"""From files to tracks: the frames that training may use, as pixels or as stored latents.
+
+A *track* is a run of frames at the grid's rate (`data.fps`) in a bucket's size. Without camera motion a
+file gives one track, of which training draws windows; with it, a file gives several clips that are already
+`data.frames` long.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..config import RunConfig
+from ..files import read_json, write_json
+from ..model.base_model import BaseModel
+from .cache import Store
+from .framing import Size, camera_view, crop_place, pick_bucket, render, whole_view
+from .media import ENCODING, MediaFile, content_hashes
+from .video import Unreadable, on_grid, timed_frames
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+SECONDS_BETWEEN_WRITES = 60.0
+"""What is encoded goes to the disk at least this often: no more is lost, whatever ends the process."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """A run of frames of one file."""
+
+    key: str
+    """Names it in the store: content, bucket, clip, mirrored or not."""
+    file: MediaFile
+    """Where it comes from."""
+    caption: str
+    """What is said of it; left and right exchanged if mirrored."""
+    num_frames: int
+    """Frames on the grid."""
+    bucket: Size
+    """(width, height) in pixels."""
+    stride: int
+    """Every which frame of it makes a clip: `data.stride`, or 1 where a camera move has taken care of it."""
+    mirror: str = ""
+    """Key of the mirrored track, if there is one."""
+    mirror_caption: str = ""
+    """Its caption."""
+
+
+def latent_settings(config: RunConfig, base_hash: str) -> dict:
+    """Everything that stored latents depend on."""
+    data = config.data
+    camera = asdict(config.camera) if config.camera.direction else None
+    return {
+        "base": base_hash,
+        "fps": data.fps,
+        "resolutions": [list(size) for size in data.resolutions],
+        "crop": data.crop,
+        "background": data.background,
+        "max_frames_per_file": data.max_frames_per_file,
+        "repeat_slow_video": data.repeat_slow_video,
+        "camera": camera,
+        "clip": [data.frames, data.stride] if camera else None,
+        "mirrored_too": data.horizontal_flip,
+        "dtype": config.cache.dtype,
+    }
+
+
+def tracks_of_file(
+    file: MediaFile, content_hash: str, config: RunConfig
+) -> list[tuple[str, Size, np.ndarray]]:
+    """Decode a file into its tracks.
+
+    Returns:
+        ``(key, bucket, frames)`` each, frames (N, height, width, 3) uint8.
+
+    Raises:
+        Unreadable: nothing usable in it, with the reason.
+    """
+    data, camera = config.data, config.camera
+    try:
+        content = file.content()
+    except OSError as error:
+        raise Unreadable.by(error) from error
+    frames = on_grid(
+        timed_frames(content, file.member or file.path.name, data.background),
+        # A folder of frames has no times: it is taken to be at the wanted rate.
+        0.0 if file.path.is_dir() else data.fps,
+        data.max_frames_per_file,
+        data.repeat_slow_video,
+    )
+    if camera.direction:
+        tracks = _camera_tracks(frames, content_hash, config)
+    else:
+        bucket, view, rendered = None, None, []
+        for image in frames:
+            if bucket is None:
+                bucket = pick_bucket(image.size, data.resolutions)
+                size = image.size
+                view = whole_view(size, bucket, crop_place(data.crop, content_hash))
+            if image.size != size:
+                raise Unreadable(f"its picture size changes from {size} to {image.size}")
+            rendered.append(render(image, view, bucket))
+        if not rendered:
+            raise Unreadable("it holds no frames")
+        tracks = [(f"{content_hash}.0", bucket, np.stack(rendered))]
+    if data.horizontal_flip:
+        tracks += [(f"{key}.mirror", bucket, pixels[:, :, ::-1]) for key, bucket, pixels in tracks]
+    return tracks
+
+
+def _camera_tracks(frames, content_hash: str, config: RunConfig) -> list[tuple[str, Size, np.ndarray]]:
+    """Clips with a made camera move, evenly over the file."""
+    data, camera = config.data, config.camera
+    images: list[Image.Image] = []
+    bucket = None
+    for image in frames:
+        if bucket is None:
+            bucket = pick_bucket(image.size, data.resolutions)
+        images.append(_bounded(image, bucket))
+    if not images:
+        raise Unreadable("it holds no frames")
+    still = camera.still or len(images) == 1
+    span = 1 if still else (data.frames - 1) * data.stride + 1
+    if len(images) < span:
+        raise Unreadable(
+            f"its {len(images)} frames are fewer than the {span} of a clip; camera.still = true needs one"
+        )
+    starts = sorted({round(s) for s in np.linspace(0, len(images) - span, camera.clips_per_file)})
+    tracks = []
+    for number, start in enumerate(starts):
+        rendered = []
+        for index in range(data.frames):
+            image = images[start if still else start + index * data.stride]
+            whole = whole_view(image.size, bucket, crop_place(data.crop, f"{content_hash}.{number}"))
+            progress = index / max(data.frames - 1, 1)
+            view = camera_view(whole, image.size, camera.direction, camera.speed, progress)
+            rendered.append(render(image, view, bucket))
+        tracks.append((f"{content_hash}.{number}", bucket, np.stack(rendered)))
+    return tracks
+
+
+def _bounded(image: Image.Image, bucket: Size) -> Image.Image:
+    """At most four times the bucket's size: many large frames are held at once for camera moves."""
+    factor = 4 * max(bucket[0] / image.width, bucket[1] / image.height)
+    return (
+        image
+        if factor >= 1
+        else image.resize(
+            (round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS
+        )
+    )
+
+
+def mirrored_caption(text: str) -> str:
+    """Left and right change places, as words and in leftward, leftmost and the like, never inside others."""
+
+    def swapped(match: re.Match) -> str:
+        word = match[0]
+        other = "right" if word.lower() == "left" else "left"
+        return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
+
+    return re.sub(r"\b(?:left|right)(?=(?:wards?|most)?\b)", swapped, text, flags=re.IGNORECASE)
+
+
+class Encodings:
+    """The stored encodings of a run: fills what is missing, then answers from the disk.
+
+    Args:
+        config: the run.
+        base_hash: hash of the checkpoint that encodes.
+        rank: number of this process; each encodes its part.
+        world: how many there are.
+    """
+
+    def __init__(self, config: RunConfig, base_hash: str, rank: int = 0, world: int = 1) -> None:
+        self.config = config
+        self.rank, self.world = rank, world
+        root = config.cache_folder
+        self.dtype = DTYPES[config.cache.dtype]
+        shard = config.cache.shard_megabytes
+        self.latents = Store(root, "latents", latent_settings(config, base_hash), shard, rank)
+        text_settings = {"base": base_hash, "dtype": config.cache.dtype, "weights": False}
+        self.text = Store(root, "text", text_settings, shard, rank)
+        self._memo = root / f"hashes-{rank}.json"
+        self._facts_path = self.latents.folder / f"files-{rank}.json"
+        self._facts: dict[str, dict] = {}
+        self._read_facts()
+
+    def missing(self, files: Sequence[MediaFile]) -> tuple[list[tuple[MediaFile, str]], list[str]]:
+        """What this process must still encode: files with their content hashes, and captions."""
+        hashes = content_hashes(files, self._memo)
+        todo, seen = [], set()
+        for file, content_hash in zip(files, hashes, strict=True):
+            if content_hash not in seen and not self._known(content_hash):
+                todo.append((file, content_hash))
+            seen.add(content_hash)
+        captions = {"", self.config.samples.negative, *self._prompts()} | {file.caption for file in files}
+        if self.config.data.horizontal_flip:
+            captions |= {mirrored_caption(caption) for caption in captions}
+        texts = sorted(c for c in captions if f"{text_key(c)}.states" not in self.text)
+        return todo[self.rank :: self.world], texts[self.rank :: self.world]
+
+    def _prompts(self) -> list[str]:
+        return sample_prompts(self.config)
+
+    def _read_facts(self) -> None:
+        """What every process has found out about files, by content."""
+        for path in sorted(self.latents.folder.glob("files-*.json")):
+            for content_hash, facts in read_json(path).items():
+                # Another process may have had more luck with a file.
+                if "error" not in facts or "tracks" not in self._facts.get(content_hash, {}):
+                    self._facts[content_hash] = facts
+
+    def _known(self, content_hash: str) -> bool:
+        """Whether there is nothing to find out: known to be bad, or all its tracks are in the store."""
+        facts = self._facts.get(content_hash)
+        if facts is None:
+            return False
+        return not facts.get("passing") if "error" in facts else self._stored(facts["tracks"])
+
+    def _stored(self, tracks: list[dict]) -> bool:
+        return all(f"{track['key']}.mean" in self.latents for track in tracks)
+
+    def fill(
+        self,
+        base: BaseModel,
+        files: Sequence[MediaFile],
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        """Encode what is missing. Interrupted at any point, the next call goes on."""
+        todo, texts = self.missing(files)
+        # Facts about a file go to the disk after its latents: written earlier, they would promise what a
+        # crash took.
+        waiting: dict[str, dict] = {}
+
+        def write() -> None:
+            self.latents.flush()
+            self._facts.update(waiting)
+            waiting.clear()
+            write_json(self._facts_path, self._facts)
+
+        with _written(self.latents, write) as finished:
+            for number, (file, content_hash) in enumerate(todo):
+                try:
+                    tracks = tracks_of_file(file, content_hash, self.config)
+                except Unreadable as error:
+                    waiting[content_hash] = _failure(file, error)
+                else:
+                    for key, _, pixels in tracks:
+                        self._encode(base, key, pixels)
+                    waiting[content_hash] = _facts_of(file, tracks)
+                finished()
+                if progress:
+                    progress("latents", number + 1, len(todo))
+        with _written(self.text, self.text.flush) as finished:
+            for number, text in enumerate(texts):
+                states, pooled = base.encode_text(text)
+                self.text.put(f"{text_key(text)}.states", states.to(self.dtype))
+                if pooled is not None:
+                    self.text.put(f"{text_key(text)}.pooled", pooled.to(self.dtype))
+                finished()
+                if progress:
+                    progress("captions", number + 1, len(texts))
+
+    def _encode(self, base: BaseModel, key: str, pixels: np.ndarray) -> None:
+        mean, logvar = base.encode_pixels(torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255)
+        self.latents.put(f"{key}.mean", mean.to(self.dtype))
+        if logvar is not None:
+            self.latents.put(f"{key}.logvar", logvar.to(self.dtype))
+
+    def tracks(self, files: Sequence[MediaFile]) -> list[Track]:
+        """All usable tracks, in the order of the files; unusable files are reported, each once.
+
+        Raises:
+            ValueError: none is left.
+        """
+        self.latents.refresh()
+        self.text.refresh()
+        self._read_facts()
+        tracks: list[Track] = []
+        stride = 1 if self.config.camera.direction else self.config.data.stride
+        hashes = content_hashes(files, self._memo)
+        bad: dict[str, str] = {}
+        for file, content_hash in zip(files, hashes, strict=True):
+            facts = self._facts.get(content_hash)
+            if facts is None:
+                raise ValueError(
+                    f"{file.name} is not in the cache. Run the `cache` command, or `train`, which does it."
+                )
+            if "error" in facts:
+                bad[file.name] = facts["error"]
+                continue
+            plain = [fact for fact in facts["tracks"] if not fact["key"].endswith(".mirror")]
+            for fact in plain:
+                mirror = f"{fact['key']}.mirror" if self.config.data.horizontal_flip else ""
+                tracks.append(
+                    Track(
+                        fact["key"], file, file.caption, fact["num_frames"], tuple(fact["bucket"]),
+                        stride, mirror, mirrored_caption(file.caption) if mirror else "",
+                    )
+                )  # fmt: skip
+        if self.rank == 0:
+            for name, reason in bad.items():
+                log.warning("Left out: %s: %s", name, reason)
+        if not tracks:
+            raise ValueError(f"None of the {len(files)} files can be used. The reasons are above.")
+        return tracks
+
+    def has_variance(self, track: Track) -> bool:
+        """Whether the VAE gave a distribution, not a point."""
+        return f"{track.key}.logvar" in self.latents
+
+    def latent_frames(self, key: str, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Mean and log-variance of a track's frames, (F, C, H, W) fp32."""
+        mean = self.latents.frames(f"{key}.mean", indices).float()
+        name = f"{key}.logvar"
+        return mean, self.latents.frames(name, indices).float() if name in self.latents else None
+
+    def text_lengths(self, captions: Iterable[str]) -> set[int]:
+        """In tokens."""
+        return {self.text.shape(f"{text_key(caption)}.states")[0] for caption in captions}
+
+    def text_states(self, caption: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Token states (N, D) and the pooled vector, if any, of a caption; fp32."""
+        key = text_key(caption)
+        pooled = f"{key}.pooled"
+        return self.text.get(f"{key}.states").float(), self.text.get(
+            pooled
+        ).float() if pooled in self.text else None
+
+
+class LiveEncodings(Encodings):
+    """The same answers without stored latents: files are decoded and encoded when a sample asks for them.
+
+    Every file is decoded once beforehand, to know its frames and to find the unusable ones.
+    :attr:`base` must be set before the first sample is read.
+    """
+
+    base: BaseModel | None = None
+    """The model that encodes."""
+
+    def __init__(self, config: RunConfig, base_hash: str, rank: int = 0, world: int = 1) -> None:
+        super().__init__(config, base_hash, rank, world)
+        self._texts: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
+        self._files: dict[str, MediaFile] = {}
+
+    def _stored(self, tracks: list[dict]) -> bool:
+        return True  # nothing is
+
+    def missing(self, files: Sequence[MediaFile]) -> tuple[list[tuple[MediaFile, str]], list[str]]:
+        """Files that were not looked at yet; texts are encoded when they are needed."""
+        return super().missing(files)[0], []
+
+    def fill(
+        self,
+        base: BaseModel | None,
+        files: Sequence[MediaFile],
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        """Look at the files."""
+        todo, _ = self.missing(files)
+        with _written(self.latents, lambda: write_json(self._facts_path, self._facts)) as finished:
+            for number, (file, content_hash) in enumerate(todo):
+                try:
+                    tracks = tracks_of_file(file, content_hash, self.config)
+                    self._facts[content_hash] = _facts_of(file, tracks)
+                except Unreadable as error:
+                    self._facts[content_hash] = _failure(file, error)
+                finished()
+                if progress:
+                    progress("nothing yet, looking at files", number + 1, len(todo))
+
+    def tracks(self, files: Sequence[MediaFile]) -> list[Track]:
+        """As of the store; remembers which file a track is in."""
+        tracks = super().tracks(files)
+        self._files |= {track.key.split(".")[0]: track.file for track in tracks}
+        return tracks
+
+    def latent_frames(self, key: str, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Decode the file and encode the frames asked for."""
+        content_hash = key.split(".")[0]
+        tracks = tracks_of_file(self._files[content_hash], content_hash, self.config)
+        pixels = next(pixels for name, _, pixels in tracks if name == key)
+        return self.base.encode_pixels(torch.from_numpy(np.ascontiguousarray(pixels[indices])).float() / 255)
+
+    def text_lengths(self, captions: Iterable[str]) -> set[int]:
+        """Not known beforehand."""
+        return set()
+
+    def text_states(self, caption: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Encode a caption, once per run."""
+        if caption not in self._texts:
+            self._texts[caption] = self.base.encode_text(caption)
+        return self._texts[caption]
+
+    def has_variance(self, track: Track) -> bool:
+        """Not known before the first sample; nothing is stored that could be a frozen one."""
+        return True
+
+
+def _facts_of(file: MediaFile, tracks: list[tuple[str, Size, np.ndarray]]) -> dict:
+    """What is remembered of a file's tracks."""
+    facts = [
+        {"key": key, "bucket": list(bucket), "num_frames": len(pixels)} for key, bucket, pixels in tracks
+    ]
+    return {"name": file.name, "tracks": facts}
+
+
+def _failure(file: MediaFile, error: Unreadable) -> dict:
+    """What is remembered of an unusable file; an error of the machine only until the next run."""
+    return {"name": file.name, "error": str(error), "passing": error.passing}
+
+
+@contextmanager
+def _written(store: Store, write: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """Gives what to call after each finished entry: it writes when a shard is full or time has passed.
+    However the block ends, the rest is written too."""
+    last = time.monotonic()
+
+    def finished() -> None:
+        nonlocal last
+        if store.full or time.monotonic() - last > SECONDS_BETWEEN_WRITES:
+            write()
+            last = time.monotonic()
+
+    try:
+        yield finished
+    finally:
+        write()
+
+
+def text_key(caption: str) -> str:
+    """Names a caption in the store."""
+    return hashlib.blake2b(caption.encode(), digest_size=12).hexdigest()
+
+
+def sample_prompts(config: RunConfig) -> list[str]:
+    """Prompts of the clips rendered during training."""
+    prompts = list(config.samples.prompts)
+    if config.samples.prompt_file:
+        path = Path(config.samples.prompt_file)
+        if not path.is_file():
+            raise FileNotFoundError(f"samples.prompt_file: there is no file {path}.")
+        prompts += [line.strip() for line in path.read_text(encoding=ENCODING).splitlines() if line.strip()]
+    return prompts

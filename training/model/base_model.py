@@ -1,0 +1,370 @@
+"""The frozen image model of a run, through ComfyUI's own loaders: any checkpoint that ComfyUI loads can be
+trained on.
+
+The only file here that imports comfy. No server is started and no GPU is needed. The UNet is ComfyUI's
+``UNetModel``, the one that inference uses; what inference does around it (patches, memory management) is
+left out.
+
+Shapes: ``B`` clips, ``F`` frames, ``C`` channels, ``H W`` latent height and width, ``N`` tokens, ``D`` width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ..config import BaseConfig
+from ..files import read_json, write_json
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def enter_comfyui(config: BaseConfig) -> None:
+    """Make ``comfy`` importable: its folder first on the path, the CPU chosen where there is no GPU.
+
+    Raises:
+        FileNotFoundError: no ComfyUI at the configured place.
+    """
+    if "comfy" in sys.modules:
+        return
+    folder = Path(config.comfyui or os.environ.get("COMFYUI_PATH", ""))
+    if not (config.comfyui or os.environ.get("COMFYUI_PATH")) or not (folder / "comfy").is_dir():
+        raise FileNotFoundError(
+            f"No ComfyUI at {str(folder)!r}. Set base.comfyui in the configuration or the environment "
+            "variable "
+            "COMFYUI_PATH to ComfyUI's folder (the one with main.py)."
+        )
+    sys.path.insert(0, str(folder.resolve()))
+    # ComfyUI's nodes.py later puts comfy/ in front, whose utils.py would hide this package from custom nodes.
+    import utils.extra_config  # noqa: F401
+    from comfy.cli_args import args
+
+    if config.device == "cpu" or not torch.cuda.is_available():
+        args.cpu = True
+
+
+def load_custom_nodes(paths: tuple[str, ...]) -> None:
+    """Run custom node packs by path, as ComfyUI does at its start, so that they register their models.
+
+    Raises:
+        FileNotFoundError: no such pack.
+    """
+    for path in map(Path, paths):
+        entry = path / "__init__.py" if path.is_dir() else path
+        if not entry.is_file():
+            raise FileNotFoundError(f"base.custom_nodes: there is no custom node pack at {path}.")
+        name = str(path.resolve()).replace(".", "_x_")
+        if name in sys.modules:
+            continue
+        folders = [str(path)] if path.is_dir() else None
+        spec = importlib.util.spec_from_file_location(name, entry, submodule_search_locations=folders)
+        module: ModuleType = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+
+
+class BaseModel:
+    """UNet, VAE and text encoder of one checkpoint.
+
+    Args:
+        config: which checkpoint, from where.
+        device: where to compute.
+        precision: ``fp32``, ``bf16`` or ``fp16``: type of the UNet's weights and of its inputs.
+        encoders: whether to load VAE and text encoder too; training from a cache does without.
+        decoder: whether to load the VAE alone, to look at samples.
+        unet: whether to load the UNet; caching does without.
+
+    Raises:
+        FileNotFoundError: no ComfyUI or no checkpoint there.
+        ValueError: not a checkpoint of a UNet family.
+    """
+
+    def __init__(
+        self,
+        config: BaseConfig,
+        device: torch.device,
+        precision: str = "fp32",
+        *,
+        encoders: bool,
+        decoder: bool = False,
+        unet: bool = True,
+    ) -> None:
+        if not Path(config.checkpoint).is_file():
+            raise FileNotFoundError(f"base.checkpoint: there is no file {config.checkpoint}.")
+        enter_comfyui(config)
+        load_custom_nodes(config.custom_nodes)
+        import comfy.model_base
+        import comfy.ops
+        import comfy.sd
+
+        self.device = device
+        self.dtype = DTYPES[precision]
+        # Weights cast to the type of what comes in, whatever autocast made of it before; plain layers where
+        # all is fp32.
+        layers = comfy.ops.disable_weight_init if precision == "fp32" else comfy.ops.manual_cast
+        try:
+            patcher, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(
+                config.checkpoint,
+                output_model=True,
+                output_clip=encoders,
+                output_vae=encoders or decoder,
+                model_options={"dtype": self.dtype, "custom_operations": layers},
+            )
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (SafetensorError, RuntimeError, pickle.UnpicklingError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"base.checkpoint: ComfyUI cannot load {config.checkpoint} ({reason}). Expected a whole "
+                "SD1.5 or SDXL checkpoint, as Load Checkpoint takes it."
+            ) from error
+        self._clip, self._vae = clip, vae
+        self._model = patcher.model
+        if type(self._model.diffusion_model).__name__ != "UNetModel":
+            raise ValueError(
+                f"{config.checkpoint} holds a {type(self._model).__name__}, not a UNet with input, middle "
+                "and output "
+                "blocks. AnimateDiff trains on SD1.5 and SDXL checkpoints."
+            )
+        kinds = {comfy.model_base.ModelType.EPS: "eps", comfy.model_base.ModelType.V_PREDICTION: "v"}
+        if self._model.model_type not in kinds:
+            raise ValueError(
+                f"{config.checkpoint} predicts {self._model.model_type.name}; only eps and v can be trained."
+            )
+        channels = self._model.diffusion_model.in_channels
+        if channels != 4:
+            raise ValueError(
+                f"{config.checkpoint} takes {channels} channels, expected 4: inpainting models and the like "
+                "want more than noisy latents. Train on the plain model of the same family."
+            )
+        if getattr(self._model.model_sampling, "zsnr", False):
+            raise ValueError(
+                f"{config.checkpoint} has a noise schedule with zero terminal SNR, which motion modules and "
+                "domain adapters do not have. Train on a checkpoint without it (no key ztsnr)."
+            )
+        self.prediction = kinds[self._model.model_type]
+        sampling = self._model.model_config.sampling_settings
+        self.beta_schedule = (
+            sampling.get("beta_schedule", "linear"),
+            sampling.get("linear_start", 0.00085),
+            sampling.get("linear_end", 0.012),
+        )
+        self.unet: nn.Module = self._model.diffusion_model
+        self.unet.requires_grad_(False).eval()
+        if unet:
+            self.unet.to(device)
+        zero, one = (self._model.process_latent_in(torch.full((1, 4, 1, 1), v)) for v in (0.0, 1.0))
+        self.latent_shift, self.latent_scale = float(zero.mean()), float((one - zero).mean())
+        log.info(
+            "Base model %s: %d million values, %s, predicts %s",
+            Path(config.checkpoint).name,
+            sum(p.numel() for p in self.unet.parameters()) // 10**6,
+            precision,
+            self.prediction,
+        )
+
+    # --- encoders ---
+
+    def unload_encoders(self) -> None:
+        """Let go of VAE and text encoder."""
+        self._clip = self._vae = None
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: torch.Tensor, batch: int = 8) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Frames to latents, as the UNet sees them (scaled).
+
+        Args:
+            pixels: (F, height, width, 3), 0..1.
+            batch: frames encoded at a time.
+
+        Returns:
+            Mean (F, C, H, W) and log-variance of the same shape, fp32 on the CPU; None for a VAE without one.
+        """
+        import comfy.model_management
+
+        vae = self._need(self._vae, "VAE")
+        comfy.model_management.load_models_gpu([vae.patcher])
+        means, logvars = [], []
+        for part in pixels.movedim(-1, 1).split(batch):
+            x = vae.process_input(part.to(vae.device).float()).to(vae.vae_dtype)
+            moments, has_variance = _vae_moments(vae.first_stage_model, x)
+            moments = moments.float().cpu()
+            mean, logvar = moments.chunk(2, dim=1) if has_variance else (moments, None)
+            means.append(self.latent_scale * mean + self.latent_shift)
+            if has_variance:
+                # The variance takes the square of the scale, as a sample mean + std * noise is scaled as a
+                # whole.
+                logvars.append(logvar.clamp(-30, 20) + 2 * torch.tensor(self.latent_scale).log())
+        return torch.cat(means), torch.cat(logvars) if logvars else None
+
+    @torch.no_grad()
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (F, C, H, W) as the UNet sees them -> pixels (F, height, width, 3), 0..1, on the CPU."""
+        vae = self._need(self._vae, "VAE")
+        return vae.decode(self._model.process_latent_out(latents.float().cpu())).clamp(0, 1).cpu()
+
+    @torch.no_grad()
+    def encode_text(self, text: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A prompt -> (N, D) token states and, where the family has one, a pooled vector (D',); fp32 on the
+        CPU.
+
+        Parentheses are read as they stand and not as weights: captions hold scores, ratios and times of day.
+        """
+        clip = self._need(self._clip, "text encoder")
+        result = clip.encode_from_tokens(clip.tokenize(text, disable_weights=True), return_dict=True)
+        pooled = result["pooled_output"]
+        wanted = self.unet.num_classes is not None and pooled is not None
+        return result["cond"][0].float().cpu(), pooled[0].float().cpu() if wanted else None
+
+    def vector_condition(self, pooled: torch.Tensor | None, width: int, height: int) -> torch.Tensor | None:
+        """SDXL's second condition (B, A) from pooled text (B, D') and the picture's size in pixels; None for
+        SD1.5."""
+        if self.unet.num_classes is None:
+            return None
+        if pooled is None:
+            raise ValueError(
+                "This base model wants pooled text, but the text encodings have none. Cache them again."
+            )
+        self._model.embedder = self._model.embedder.to("cpu") if hasattr(self._model, "embedder") else None
+        return self._model.encode_adm(
+            pooled_output=pooled.cpu(), width=width, height=height, device=torch.device("cpu")
+        )
+
+    def _need(self, part: Any, name: str) -> Any:
+        if part is None:
+            raise ValueError(f"The {name} is not loaded, or the checkpoint has none.")
+        return part
+
+    # --- UNet ---
+
+    def predict(
+        self,
+        x: torch.Tensor,
+        timesteps: torch.Tensor,
+        context: torch.Tensor,
+        y: torch.Tensor | None = None,
+        *,
+        recompute: bool = False,
+        keep_rng: bool = False,
+    ) -> torch.Tensor:
+        """One UNet call on folded frames.
+
+        Args:
+            x: (B*F, C, H, W), video-major.
+            timesteps: (B*F,).
+            context: (B*F, N, D).
+            y: (B*F, A) or None.
+            recompute: gradient checkpointing, a block at a time, motion modules and middle block included.
+            keep_rng: with `recompute`, draw the same dropout masks again.
+        """
+        options = {"optimized_attention_override": _torch_attention}
+        x, context = x.to(self.dtype), context.to(self.dtype)
+        y = None if y is None else y.to(self.dtype)
+        if not recompute:
+            return self.unet(x, timesteps=timesteps, context=context, y=y, transformer_options=options)
+        return _predict_recomputing(self.unet, x, timesteps, context, y, options, keep_rng)
+
+
+def _torch_attention(_: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Every attention through torch's SDPA: the alternatives that ComfyUI may choose are made for
+    inference."""
+    from comfy.ldm.modules.attention import attention_pytorch
+
+    return attention_pytorch(*args, **kwargs)
+
+
+def _predict_recomputing(
+    unet: nn.Module,
+    x: torch.Tensor,
+    timesteps: torch.Tensor,
+    context: torch.Tensor,
+    y: torch.Tensor | None,
+    options: dict,
+    keep_rng: bool,
+) -> torch.Tensor:
+    """``UNetModel.forward`` with every block under non-reentrant checkpointing.
+
+    Written out, because ComfyUI's own checkpointing is reentrant and stops at the ResBlock.
+    """
+    from comfy.ldm.modules.diffusionmodules.openaimodel import forward_timestep_embed
+    from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
+
+    def run(block: nn.Module, h: torch.Tensor, output_shape: torch.Size | None = None) -> torch.Tensor:
+        def call(h: torch.Tensor, emb: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+            return forward_timestep_embed(block, h, emb, context, dict(options), output_shape)
+
+        return checkpoint(call, h, emb, context, use_reentrant=False, preserve_rng_state=keep_rng)
+
+    emb = unet.time_embed(timestep_embedding(timesteps, unet.model_channels, repeat_only=False).to(x.dtype))
+    if unet.num_classes is not None:
+        emb = emb + unet.label_emb(y)
+    skips, h = [], x
+    for block in unet.input_blocks:
+        h = run(block, h)
+        skips.append(h)
+    if unet.middle_block is not None:
+        h = run(unet.middle_block, h)
+    for block in unet.output_blocks:
+        h = torch.cat([h, skips.pop()], dim=1)
+        h = run(block, h, skips[-1].shape if skips else None)
+    return unet.out(h.type(x.dtype))
+
+
+def _vae_moments(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, bool]:
+    """Mean and log-variance in one tensor, or the latent alone (TAESD) and False."""
+    if hasattr(model, "quant_conv") and getattr(model, "bn", None) is None:
+        return model.quant_conv(model.encoder(x)), True
+    if hasattr(model, "regularization") and not hasattr(model, "quant_conv"):
+        return model.encode(x, unregularized=True)[0], True
+    return model.encode(x), False
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """Mixed precision for code outside of accelerate's own (sampling, evaluation)."""
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, DTYPES[precision])
+
+
+def pick_device(choice: str) -> torch.device:
+    """The device of a configuration's ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ValueError: cuda is asked for and not there.
+    """
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise ValueError("base.device = 'cuda', but torch finds no GPU. Use 'auto' or 'cpu'.")
+    return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def file_hash(path: str | Path, memo: Path | None = None) -> str:
+    """SHA-256 of a file. With ``memo``, a JSON file that remembers it until size or time of change differ."""
+    path = Path(path).resolve()
+    stat = path.stat()
+    facts = [stat.st_size, stat.st_mtime_ns]
+    known: dict[str, Any] = {}
+    if memo is not None and memo.is_file():
+        known = read_json(memo)
+        if known.get(str(path), {}).get("facts") == facts:
+            return known[str(path)]["sha256"]
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**22):
+            digest.update(chunk)
+    if memo is not None:
+        write_json(memo, {**known, str(path): {"facts": facts, "sha256": digest.hexdigest()}})
+    return digest.hexdigest()

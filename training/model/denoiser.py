@@ -1,0 +1,218 @@
+"""The model of a run: the frozen UNet with what is trained in it, as one module with one forward.
+
+Only trained tensors are registered, so that wrapping (DDP, FSDP), saving and optimizing touch nothing else.
+
+Shapes: ``B`` clips, ``F`` frames, ``C`` channels, ``H W`` latent height and width, ``N`` tokens, ``D`` width.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from einops import rearrange, repeat
+from torch import nn
+
+from ...motion_core.files.checkpoint import load_motion_module
+from ...motion_core.files.lora import read_lora
+from ...motion_core.module.config import MotionModuleConfig
+from ...motion_core.module.injection import check_fit, inserted
+from ...motion_core.module.model import MotionCall, MotionModel
+from ...motion_core.module.unet import unet_slots
+from ..config import MotionConfig, RunConfig
+from .adapters import LoraSet, add_domain_adapter, add_motion_lora, merge_domain_adapter
+from .base_model import BaseModel
+
+log = logging.getLogger(__name__)
+
+
+class Denoiser(nn.Module):
+    """Noisy clips in, the UNet's prediction out.
+
+    Args:
+        base: the frozen image model.
+        motion: motion model that takes part, or None (stage 1).
+        trained: what is trained: the motion model itself, or LoRA layers in the UNet or in the motion model.
+        recompute: gradient checkpointing.
+        dropouts: the LoRA layers' dropout, on in training mode; checkpointing must repeat its masks.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        motion: MotionModel | None,
+        trained: nn.Module,
+        recompute: bool,
+        dropouts: Sequence[nn.Module] = (),
+    ) -> None:
+        super().__init__()
+        self.trained = trained
+        self.recompute = recompute
+        self.keep_rng = bool(dropouts)
+        # In a tuple, hence not registered: frozen parts are nobody's parameters.
+        self._frozen = (base, motion)
+        self._dropouts = tuple(dropouts)
+        self.train()
+
+    def train(self, mode: bool = True) -> Denoiser:
+        """Switch the LoRA's own dropout; everything else is always as at inference."""
+        self.training = mode
+        for layer in self._dropouts:
+            layer.train(mode)
+        return self
+
+    @property
+    def base(self) -> BaseModel:
+        """The frozen image model."""
+        return self._frozen[0]
+
+    @property
+    def motion(self) -> MotionModel | None:
+        """The motion model in the UNet, trained or not."""
+        return self._frozen[1]
+
+    @contextmanager
+    def attached(self, frames: int) -> Iterator[None]:
+        """The motion modules sit in the UNet within this block.
+
+        Forward *and backward* belong inside: gradient checkpointing calls the blocks again in the backward
+        pass.
+        """
+        motions = [] if self.motion is None else [(self.motion, MotionCall(frames=frames))]
+        with inserted(self.base.unet, motions):
+            yield
+
+    def forward(
+        self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor, y: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Predict for noisy clips. Called within :meth:`attached`.
+
+        Args:
+            x: (B, F, C, H, W).
+            timesteps: (B,), one per clip.
+            context: (B, N, D), the same for all frames of a clip.
+            y: (B, A) or None.
+
+        Returns:
+            (B, F, C, H, W).
+        """
+        frames = x.shape[1]
+        out = self.base.predict(
+            rearrange(x, "b f c h w -> (b f) c h w"),
+            repeat(timesteps, "b -> (b f)", f=frames).float(),
+            repeat(context, "b n d -> (b f) n d", f=frames),
+            None if y is None else repeat(y, "b a -> (b f) a", f=frames),
+            recompute=self.recompute and torch.is_grad_enabled(),
+            keep_rng=self.keep_rng,
+        )
+        return rearrange(out, "(b f) c h w -> b f c h w", f=frames)
+
+
+def build(config: RunConfig, base: BaseModel) -> Denoiser:
+    """Put together what the run's stage trains, on the base's device; trained weights in fp32.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or does not fit.
+    """
+    adapter = config.base.domain_adapter
+    if adapter and config.base.domain_adapter_strength:
+        layers = merge_domain_adapter(base.unet, read_lora(adapter), config.base.domain_adapter_strength)
+        log.info("Domain adapter %s at %g on %d layers", adapter, config.base.domain_adapter_strength, layers)
+    recompute = config.train.gradient_checkpointing
+    motion: MotionModel | None = None
+    if config.stage != "domain_adapter":
+        motion = _motion_model(config, base)
+        log.info("Motion module: %s", motion.config.describe())
+    if config.stage == "motion_module":
+        motion.to(base.device, torch.float32).requires_grad_(True)
+        return Denoiser(base, motion, motion, recompute)
+    if config.stage == "motion_lora":
+        motion.to(base.device, base.dtype).requires_grad_(False)
+        lora = add_motion_lora(motion, config.lora, config.seed)
+        model = motion
+    else:
+        lora = add_domain_adapter(base.unet, config.lora, config.seed)
+        model = base.unet
+    if config.lora.file:
+        lora.start_from(read_lora(config.lora.file))
+    lora.to(base.device)
+    # peft makes new layers in training mode; nothing but the LoRA's own dropout may be in it.
+    model.eval()
+    dropouts = [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, nn.Dropout) and layer.p == config.lora.dropout > 0
+    ]
+    return Denoiser(base, motion, lora, recompute, dropouts)
+
+
+def _motion_model(config: RunConfig, base: BaseModel) -> MotionModel:
+    """The motion module of a file, or a fresh one."""
+    settings = config.motion
+    if settings.file:
+        motion = load_motion_module(settings.file, dtype=torch.float32, fused_qkv=False)
+        check_fit(motion, {slot.name: slot for slot in unet_slots(base.unet)})
+        _require_agreement(settings, motion.config)
+    else:
+        layout = MotionModuleConfig.for_slots(
+            [(slot.name, slot.channels) for slot in unet_slots(base.unet)],
+            settings.generation,
+            pe_length=settings.pe_length or None,
+            mid_block={"auto": None, "yes": True, "no": False}[settings.mid_block],
+            num_heads=settings.num_heads,
+            unet_groupnorm=None if settings.unet_groupnorm == "auto" else settings.unet_groupnorm,
+            module_groupnorm=None if settings.module_groupnorm == "auto" else settings.module_groupnorm,
+        )
+        if config.objective.beta_schedule != "auto":
+            layout = replace(layout, beta_schedule=named_schedule(config))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            motion = MotionModel(layout, fused_qkv=False)
+    if config.data.frames > motion.config.pe_length:
+        raise ValueError(
+            f"data.frames = {config.data.frames}, but the motion module knows positions for "
+            f"{motion.config.pe_length}. "
+            "Raise motion.pe_length (a fresh module), or take fewer frames."
+        )
+    return motion.train(False)
+
+
+def _require_agreement(settings: MotionConfig, found: MotionModuleConfig) -> None:
+    """A layout asked for beside a file must be the file's."""
+    asked = {
+        "pe_length": (settings.pe_length or None, found.pe_length),
+        "mid_block": ({"yes": True, "no": False}.get(settings.mid_block), found.mid_block),
+        "unet_groupnorm": (
+            None if settings.unet_groupnorm == "auto" else settings.unet_groupnorm,
+            found.unet_groupnorm,
+        ),
+        "module_groupnorm": (
+            None if settings.module_groupnorm == "auto" else settings.module_groupnorm,
+            found.module_groupnorm,
+        ),
+    }
+    for key, (wanted, there) in asked.items():
+        if wanted is not None and wanted != there:
+            raise ValueError(
+                f"motion.{key} = {wanted!r}, but {settings.file} has {there!r}. Leave it out, or start "
+                "afresh."
+            )
+
+
+def named_schedule(config: RunConfig):
+    """The noise schedule that the configuration names."""
+    from ...motion_core.schedule.beta_schedules import BetaSchedule
+
+    loss = config.objective
+    return BetaSchedule(loss.beta_schedule, loss.beta_start, loss.beta_end)
+
+
+def trained_tensors(denoiser: Denoiser) -> dict[str, torch.Tensor]:
+    """Everything a checkpoint must hold, by a name that stays the same over runs."""
+    return {name: p for name, p in denoiser.trained.named_parameters() if p.requires_grad}
+
+
+__all__ = ["Denoiser", "LoraSet", "build", "named_schedule", "trained_tensors"]

@@ -1,0 +1,1 @@
+"""One training run, from its first step to the exported file."""

@@ -1,0 +1,65 @@
+"""What can be known to be wrong before hours of encoding."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from ...motion_core.files.recognise import KINDS, recognise
+from ...motion_core.files.tensor_file import TensorFile
+from ..config import RunConfig
+from .optimizing import find_optimizer
+
+
+def check_files(config: RunConfig) -> None:
+    """Look at the files that the run starts from, at its optimizer's name, and at the folders it writes to.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing, damaged or of another kind; an unknown optimizer.
+        OSError: a folder cannot be written to.
+    """
+    lora = "domain_adapter" if config.stage == "domain_adapter" else "motion_lora"
+    for key, path, kinds in (
+        ("base.checkpoint", config.base.checkpoint, None),
+        ("base.domain_adapter", config.base.domain_adapter, ("domain_adapter",)),
+        ("motion.file", config.motion.file, ("motion_module",)),
+        ("lora.file", config.lora.file if config.stage != "motion_module" else "", (lora,)),
+    ):
+        if path:
+            _check_kind(key, Path(path), kinds)
+    find_optimizer(config.optimizer.name)
+    for key, folder in (
+        ("output", config.output),
+        ("cache.folder", config.cache_folder),
+        ("export.folder", config.export.folder),
+    ):
+        if str(folder):
+            _check_writable(key, Path(folder))
+
+
+def _check_kind(key: str, path: Path, kinds: tuple[str, ...] | None) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{key}: there is no file {path}.")
+    if kinds is None and path.suffix != ".safetensors":
+        return  # a pickle is read whole, and ComfyUI will do so anyway
+    try:
+        kind = recognise(TensorFile(path).shapes)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+    if kinds is None and kind in ("motion_module", "motion_lora", "domain_adapter"):
+        raise ValueError(f"{key}: {path.name} is no checkpoint. It is {KINDS[kind].partition(':')[0]}.")
+    if kinds is not None and kind not in kinds:
+        wanted = KINDS[kinds[0]].partition(":")[0]
+        raise ValueError(f"{key}: {path.name} is {KINDS[kind].partition(':')[0]}; expected {wanted}.")
+
+
+def _check_writable(key: str, folder: Path) -> None:
+    """By writing: what permissions say is not the whole truth."""
+    probe = folder / f".{secrets.token_hex(4)}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        os.unlink(probe)
+    except OSError as error:
+        raise OSError(f"{key}: {folder} cannot be written to ({error.strerror or error}).") from error
