@@ -81,10 +81,10 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     from animatediff_flipbook.motion_core.module.model import MotionModel
     from animatediff_flipbook.motion_core.module.unet import unet_slots
     from animatediff_flipbook.motion_core.schedule.beta_schedules import SQRT_LINEAR
+    from animatediff_flipbook.training import randomness
     from animatediff_flipbook.training.config import from_dict
     from animatediff_flipbook.training.model.base_model import BaseModel, autocast
     from animatediff_flipbook.training.model.denoiser import build, trained_tensors
-    from animatediff_flipbook.training.run import randomness
     from animatediff_flipbook.training.run.objective import Objective
     from animatediff_flipbook.training.run.optimizing import make_optimizer
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from animatediff_flipbook.motion_core.schedule.beta_schedules import LINEAR, SQRT_LINEAR, alphas_cumprod
+from animatediff_flipbook.training import randomness
 from animatediff_flipbook.training.config import ObjectiveConfig
-from animatediff_flipbook.training.run import randomness
 from animatediff_flipbook.training.run.objective import Objective, bin_of, bin_range
 
 KEYS = [(7, 0, slot) for slot in range(3)]

@@ -7,8 +7,8 @@ import shutil
 import pytest
 import torch
 from animatediff_flipbook.motion_core.files.lora import read_lora
+from animatediff_flipbook.training import randomness
 from animatediff_flipbook.training.model.denoiser import trained_tensors
-from animatediff_flipbook.training.run import randomness
 from animatediff_flipbook.training.run.states import newest_state
 from animatediff_flipbook.training.run.train import NonFinite, _Run, train
 from safetensors.torch import load_file
