@@ -18,9 +18,9 @@ def write_models(folder: Path, seed: int = 0) -> None:
     import torch
 
     build = importlib.import_module(f"{PACK}.demo.tiny_family.build")
-    config = importlib.import_module(f"{PACK}.motion_core.config")
-    model = importlib.import_module(f"{PACK}.motion_core.model")
-    checkpoint = importlib.import_module(f"{PACK}.motion_core.checkpoint")
+    config = importlib.import_module(f"{PACK}.motion_core.module.config")
+    model = importlib.import_module(f"{PACK}.motion_core.module.model")
+    checkpoint = importlib.import_module(f"{PACK}.motion_core.files.checkpoint")
 
     build.write_random_checkpoint(folder / "checkpoints" / "tiny_ad.safetensors", seed)
     torch.manual_seed(seed)
