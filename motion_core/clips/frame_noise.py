@@ -46,6 +46,8 @@ class FrameNoise:
     frame_seeds: tuple[int, ...] | None = None
     """Seeds of the single frames, in their order. A clip longer than the list counts on from its last
     seed."""
+    offset: int = 0
+    """Frames of the drawn noise that are left out before the first: another part of the same long noise."""
 
     def __post_init__(self) -> None:
         if self.kind not in NOISE_KINDS:
@@ -62,8 +64,15 @@ class FrameNoise:
         for seed in (self.seed, *(self.frame_seeds or ())):
             if not 0 <= seed < 2**64:
                 raise ValueError(f"A seed is 0 .. 2**64 - 1, got {seed}.")
+        if self.offset < 0:
+            raise ValueError(f"Noise can leave out 0 frames or more before the first, got {self.offset}.")
         if self.frame_seeds is not None and not self.frame_seeds:
             raise ValueError("The list of frame seeds is empty; leave it out or name at least one seed.")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is what ComfyUI's samplers draw by themselves."""
+        return self.kind == "independent" and self.frame_seeds is None and not self.offset
 
 
 def draw_frame_noise(noise: FrameNoise, shape: Sequence[int]) -> torch.Tensor:
@@ -117,12 +126,13 @@ def freenoise_order(num_frames: int, length: int, overlap: int, seed: int) -> li
 
 
 def _draw(noise: FrameNoise, shape: Sequence[int]) -> torch.Tensor:
+    drawn = noise.offset + shape[0]
     if noise.frame_seeds is None:
-        return torch.randn(tuple(shape), generator=_generator(noise.seed))
+        return torch.randn((drawn, *shape[1:]), generator=_generator(noise.seed))[noise.offset :]
     return torch.stack(
         [
             torch.randn(tuple(shape[1:]), generator=_generator(seed))
-            for seed in seeds_of(noise.frame_seeds, shape[0])
+            for seed in seeds_of(noise.frame_seeds, drawn)[noise.offset :]
         ]
     )
 

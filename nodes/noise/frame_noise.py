@@ -18,16 +18,16 @@ from ..types import CATEGORY
 class NoiseSource:
     """What ComfyUI's custom samplers ask for noise."""
 
-    def __init__(self, noise: FrameNoise) -> None:
+    def __init__(self, noise: FrameNoise, seed: int | None = None) -> None:
         self.noise = noise
-        self.seed = noise.seed
+        self.seed = noise.seed if seed is None else seed
         """Read by samplers that draw more noise on the way."""
 
     def generate_noise(self, input_latent: dict) -> torch.Tensor:
         """Noise for a latent, on the CPU; frames cut out of a batch keep the noise of their place in it."""
         samples = input_latent["samples"]
         places = input_latent.get("batch_index")
-        if self.noise.kind == "independent" and self.noise.frame_seeds is None:
+        if self.noise.is_plain:
             # ComfyUI's own, which draws cut frames one by one: at odd sizes not the numbers of a whole batch.
             return comfy.sample.prepare_noise(samples, self.noise.seed, places)
         # ComfyUI's noise leaves torch's generator seeded: what merges tokens by chance (ToMe) relies on it.

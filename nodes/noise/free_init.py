@@ -23,6 +23,7 @@ from ..compat import make_schema
 from ..sampler_inputs import noise_input, sampler_inputs
 from ..types import CATEGORY
 from .frame_noise import NoiseSource
+from .model_noise import start_noise
 
 
 class FreeInitSampler(io.ComfyNode):
@@ -117,7 +118,7 @@ class FreeInitSampler(io.ComfyNode):
         keep = low_pass_filter(low_pass, empty.shape[0], *empty.shape[-2:])
         sigma_max = float(model.get_model_object("model_sampling").sigma_max)
         process_in = model.get_model_object("process_latent_in")
-        noise = noise or NoiseSource(FrameNoise(seed=seed))
+        model, noise = start_noise(model, noise, seed)
         latent = {**latent_image, "samples": empty}
         first = start = noise.generate_noise(latent)
         samples = empty

@@ -143,3 +143,17 @@ def test_bad_settings_are_refused_with_a_sentence(bad, says):
 def test_an_empty_clip_is_refused():
     with pytest.raises(ValueError, match="at least 1 frame"):
         draw_frame_noise(FrameNoise(), (0, 4, 8, 8))
+
+
+@pytest.mark.parametrize("frame_seeds", [None, (7,), (3, 900, 12)])
+@given(offset=st.integers(0, 9), num_frames=st.integers(1, 9))
+def test_an_offset_leaves_out_the_first_frames_of_the_same_noise(frame_seeds, offset, num_frames):
+    whole = draw_frame_noise(FrameNoise(seed=5, frame_seeds=frame_seeds), (offset + num_frames, 4, 3, 3))
+    rest = FrameNoise(seed=5, frame_seeds=frame_seeds, offset=offset)
+    assert torch.equal(draw_frame_noise(rest, (num_frames, 4, 3, 3)), whole[offset:])
+    assert rest.is_plain == (not offset and frame_seeds is None)
+
+
+def test_a_negative_offset_is_refused():
+    with pytest.raises(ValueError, match="leave out 0 frames or more before the first, got -1"):
+        FrameNoise(offset=-1)
