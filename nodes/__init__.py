@@ -9,6 +9,7 @@ from .motion.domain_adapter import ApplyDomainAdapter
 from .motion.load import LoadMotionLora, LoadMotionModule
 from .noise.frame_noise import FrameNoiseNode
 from .noise.free_init import FreeInitSampler
+from .noise.model_free_init import ModelFreeInit
 from .noise.model_noise import ModelNoise
 from .schedule.prompt_schedule import FloatSchedule, PromptSchedule
 
@@ -24,6 +25,7 @@ NODES: list[type[io.ComfyNode]] = [
     FloatSchedule,
     FrameNoiseNode,
     ModelNoise,
+    ModelFreeInit,
     FreeInitSampler,
 ]
 

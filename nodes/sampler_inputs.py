@@ -5,6 +5,8 @@ from __future__ import annotations
 import comfy.samplers
 from comfy_api.latest import io
 
+from ..motion_core.clips.free_init import FILTERS
+
 
 def noise_input() -> io.Input:
     """The socket for noise of another kind than KSampler's."""
@@ -50,4 +52,43 @@ def sampler_inputs() -> list[io.Input]:
         io.Conditioning.Input("positive", tooltip="What to show; may change over the frames."),
         io.Conditioning.Input("negative", tooltip="What to keep out; may change over the frames."),
         io.Latent.Input("latent_image", tooltip="The frames to denoise, one per entry of the batch."),
+    ]
+
+
+def low_pass_inputs() -> list[io.Input]:
+    """Widgets of FreeInit."""
+    return [
+        io.Int.Input(
+            "iterations",
+            default=3,
+            min=1,
+            max=10,
+            tooltip="How often to sample. 1 is plain sampling; 2 or 3 bring most of the gain.",
+        ),
+        io.Combo.Input(
+            "filter",
+            options=list(FILTERS),
+            default="gaussian",
+            tooltip=(
+                "How the slow part is cut out. gaussian keeps least, butterworth more; ideal and box "
+                "cut sharply."
+            ),
+        ),
+        io.Float.Input(
+            "spatial_cutoff",
+            default=0.25,
+            min=0.01,
+            max=2.0,
+            step=0.01,
+            tooltip="Up to which spatial frequency the clip before is kept; 1 is the finest detail.",
+        ),
+        io.Float.Input(
+            "temporal_cutoff",
+            default=0.25,
+            min=0.01,
+            max=2.0,
+            step=0.01,
+            tooltip="Up to which frequency over the frames it is kept; higher keeps its motion.",
+        ),
+        io.Int.Input("order", default=4, min=1, max=20, tooltip="butterworth only: steepness of the filter."),
     ]

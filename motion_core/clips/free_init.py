@@ -102,6 +102,20 @@ def start_scale(sigma: float, sigma_max: float) -> float:
     return (1.0 + sigma**2) ** 0.5 / sigma
 
 
+def start_noise(start: torch.Tensor, latent: torch.Tensor, sigma: float, sigma_max: float) -> torch.Tensor:
+    """Noise that makes ComfyUI start from ``sqrt(1 + sigma**2) * start``, whatever the latent holds.
+
+    ComfyUI starts from the latent plus the noise times :func:`start_scale`'s root or ``sigma``.
+
+    Args:
+        start: wanted, at unit variance, as from :func:`mix_frequencies`.
+        latent: in the model's scale; zeros for an empty one.
+        sigma, sigma_max: the run's first noise level and the model's highest.
+    """
+    root = (1.0 + sigma**2) ** 0.5
+    return (start - latent / root) * start_scale(sigma, sigma_max)
+
+
 def mix_frequencies(noisy: torch.Tensor, fresh: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     """Take the kept frequencies of one clip and all others of another.
 

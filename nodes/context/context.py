@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from ...motion_core.clips.context import FUSE_METHODS, SCHEDULES, ContextOptions
 from ..compat import logger, make_schema
 from ..noise.frame_noise import NoiseSource
-from ..noise.model_noise import start_noise
+from ..noise.model_start import own_start
 from ..sampler_inputs import noise_input, sampler_inputs
 from ..types import CATEGORY
 from .context_handler import ContextSettings, ContextStage, put_on, settings_on
@@ -232,7 +232,7 @@ class ContextSampler(io.ComfyNode):
             )
         model = with_context(model, ContextSettings((stage,), windows_per_batch))
         frames = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
-        model, noise = start_noise(model, noise, seed)
+        model, noise = own_start(model, noise, seed)
         start = noise.generate_noise({**latent_image, "samples": frames})
         core = comfy.samplers.KSampler(
             model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options

@@ -11,7 +11,6 @@ from comfy_api.latest import io
 
 from ...motion_core.clips.frame_noise import FrameNoise
 from ...motion_core.clips.free_init import (
-    FILTERS,
     LowPass,
     coarse_to_fine,
     diffuse,
@@ -20,10 +19,10 @@ from ...motion_core.clips.free_init import (
     start_scale,
 )
 from ..compat import make_schema
-from ..sampler_inputs import noise_input, sampler_inputs
+from ..sampler_inputs import low_pass_inputs, noise_input, sampler_inputs
 from ..types import CATEGORY
 from .frame_noise import NoiseSource
-from .model_noise import start_noise
+from .model_start import own_start
 
 
 class FreeInitSampler(io.ComfyNode):
@@ -43,41 +42,7 @@ class FreeInitSampler(io.ComfyNode):
             search_aliases=["freeinit", "animatediff sampler", "temporal consistency"],
             inputs=[
                 *sampler_inputs(),
-                io.Int.Input(
-                    "iterations",
-                    default=3,
-                    min=1,
-                    max=10,
-                    tooltip="How often to sample. 1 is plain sampling; 2 or 3 bring most of the gain.",
-                ),
-                io.Combo.Input(
-                    "filter",
-                    options=list(FILTERS),
-                    default="gaussian",
-                    tooltip=(
-                        "How the slow part is cut out. gaussian keeps least, butterworth more; ideal and box "
-                        "cut sharply."
-                    ),
-                ),
-                io.Float.Input(
-                    "spatial_cutoff",
-                    default=0.25,
-                    min=0.01,
-                    max=2.0,
-                    step=0.01,
-                    tooltip="Up to which spatial frequency the clip before is kept; 1 is the finest detail.",
-                ),
-                io.Float.Input(
-                    "temporal_cutoff",
-                    default=0.25,
-                    min=0.01,
-                    max=2.0,
-                    step=0.01,
-                    tooltip="Up to which frequency over the frames it is kept; higher keeps its motion.",
-                ),
-                io.Int.Input(
-                    "order", default=4, min=1, max=20, tooltip="butterworth only: steepness of the filter."
-                ),
+                *low_pass_inputs(),
                 io.Boolean.Input(
                     "coarse_to_fine",
                     default=False,
@@ -118,7 +83,7 @@ class FreeInitSampler(io.ComfyNode):
         keep = low_pass_filter(low_pass, empty.shape[0], *empty.shape[-2:])
         sigma_max = float(model.get_model_object("model_sampling").sigma_max)
         process_in = model.get_model_object("process_latent_in")
-        model, noise = start_noise(model, noise, seed)
+        model, noise = own_start(model, noise, seed, again=False)
         latent = {**latent_image, "samples": empty}
         first = start = noise.generate_noise(latent)
         samples = empty

@@ -1,44 +1,21 @@
 """Model Noise: start noise that rides on the MODEL, for every sampler node that draws its own.
 
-KSampler, detailers and tiled upscalers have no socket for noise. An OUTER_SAMPLE wrapper exchanges what they
-drew, at the moment when sampling begins, for noise of the same seed whose frames are related as the user
-wants. A sampler that adds no noise (the second pass of KSampler (Advanced)) is left without.
+KSampler, detailers and tiled upscalers have no socket for noise. What they drew is exchanged when sampling
+begins (:mod:`~.model_start`) for noise of the same seed whose frames are related as the user wants.
 """
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-import torch
-from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 
-from ...motion_core.clips.frame_noise import NOISE_KINDS, FrameNoise, draw_frame_noise
-from ..compat import logger, make_schema
+from ...motion_core.clips.frame_noise import NOISE_KINDS, FrameNoise
+from ..compat import make_schema
 from ..types import CATEGORY
-from .frame_noise import NoiseSource
+from .model_start import ModelNoiseSettings, put_on, start_of
 
-KEY = "animatediff_flipbook_noise"
-"""Under which our settings and wrapper are found on a patcher."""
 SEEDINGS = ("clip", "frame")
-
-
-@dataclass(frozen=True)
-class ModelNoiseSettings:
-    """What the node was told."""
-
-    noise: FrameNoise
-    """Kind and frames; its seed is the sampler's, which each run has its own of."""
-    seeding: str
-    """``clip``: one seed for all frames, as ComfyUI draws. ``frame``: frame ``i`` has the seed plus ``i``."""
-    seed_offset: int
-
-    def for_seed(self, seed: int) -> FrameNoise:
-        """The noise of a run whose sampler has this seed."""
-        seed = (seed + self.seed_offset) % 2**64
-        return replace(self.noise, seed=seed, frame_seeds=(seed,) if self.seeding == "frame" else None)
 
 
 class ModelNoise(io.ComfyNode):
@@ -146,52 +123,5 @@ class ModelNoise(io.ComfyNode):
             overlap=overlap if kind == "freenoise" else 0,
             offset=frame_offset,
         )
-        model = without_model_noise(model)
-        model.set_attachments(KEY, ModelNoiseSettings(noise, seeding, seed_offset))
-        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sample_with_model_noise)
-        return io.NodeOutput(model)
-
-
-def sample_with_model_noise(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """OUTER_SAMPLE wrapper: exchange the sampler's start noise.
-
-    Raises:
-        ValueError: the latent holds no frames.
-    """
-    settings = executor.class_obj.model_patcher.get_attachment(KEY)
-    call = inspect.signature(executor.original).bind(*args, **kwargs)
-    given, seed = call.arguments["noise"], call.arguments.get("seed")
-    if given.ndim != 4:
-        raise ValueError(
-            f"Model Noise makes noise for frames in the batch, (F, C, H, W), and this run has noise of shape "
-            f"{tuple(given.shape)}. Take it off the model."
-        )
-    if not torch.count_nonzero(given):
-        return executor(*args, **kwargs)  # the sampler was told to add none
-    if settings.noise.is_plain and settings.seeding == "clip" and not settings.seed_offset:
-        return executor(*args, **kwargs)  # the sampler has drawn just that
-    if seed is None:
-        logger.warning("This sampler does not tell its seed; Model Noise takes 0.")
-    call.arguments["noise"] = draw_frame_noise(settings.for_seed(seed or 0), given.shape).to(given)
-    return executor(*call.args, **call.kwargs)
-
-
-def without_model_noise(model: io.Model.Type) -> io.Model.Type:
-    """A clone that starts from the noise it is given."""
-    model = model.clone()
-    model.remove_attachments(KEY)
-    model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
-    return model
-
-
-def start_noise(
-    model: io.Model.Type, noise: io.Noise.Type | None, seed: int
-) -> tuple[io.Model.Type, io.Noise.Type]:
-    """For sampler nodes of our own: the model without a say, and the NOISE to start from. A connected
-    ``noise`` counts before Model Noise, and that before KSampler's."""
-    settings = model.get_attachment(KEY)
-    if settings is None:
-        return model, noise or NoiseSource(FrameNoise(seed=seed))
-    if noise is not None:
-        logger.warning("The noise socket is connected: Model Noise on this model is not used.")
-    return without_model_noise(model), noise or NoiseSource(settings.for_seed(seed), seed)
+        chosen = ModelNoiseSettings(noise, seeding, seed_offset)
+        return io.NodeOutput(put_on(model, replace(start_of(model), noise=chosen)))
