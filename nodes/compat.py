@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.samplers
 import torch
+from comfy.context_windows import IndexListContextWindow
 from comfy.ldm.modules import attention as comfy_attention
 from comfy.patcher_extension import WrappersMP, get_all_wrappers
 from comfy.samplers import CFGGuider
@@ -25,6 +27,12 @@ def make_schema(**fields: Any) -> io.Schema:
     """A node schema without the fields that this ComfyUI does not know yet (search_aliases and others)."""
     known = io.Schema.__dataclass_fields__
     return io.Schema(**{name: value for name, value in fields.items() if name in known})
+
+
+def clip_length(num_frames: int) -> dict[str, int]:
+    """Further arguments of ComfyUI's window: newer versions want to know the clip's length."""
+    known = inspect.signature(IndexListContextWindow).parameters
+    return {"total_frames": num_frames} if "total_frames" in known else {}
 
 
 def new_patcher(model: torch.nn.Module, loader: Callable, *args: Any) -> comfy.model_patcher.ModelPatcher:

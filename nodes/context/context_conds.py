@@ -15,12 +15,15 @@ import comfy.conds
 import torch
 from comfy.context_windows import IndexListContextWindow
 
+from ..compat import clip_length
+
 
 class FrameWindow(IndexListContextWindow):
     """One or several context windows of equal length, evaluated in one model call as so many videos."""
 
     def __init__(self, windows: list[tuple[int, ...]], num_frames: int) -> None:
-        super().__init__([index for window in windows for index in window], dim=0)
+        indices = [index for window in windows for index in window]
+        super().__init__(indices, dim=0, **clip_length(num_frames))
         self._windows = windows
         self.num_windows = len(windows)
         """Videos in this call, per cond."""
