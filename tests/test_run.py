@@ -323,7 +323,9 @@ def environment(run, tmp_path, monkeypatch):
     """An Environment whose pip only takes notes and whose probe answers from a list."""
     made = run.Environment(fake_comfyui(tmp_path / "c"), run.torch_choice(None, None), extras=False)
     made.calls, made.answers = [], []
-    monkeypatch.setattr(run, "pip", lambda name, *arguments: made.calls.append((name, arguments)))
+    monkeypatch.setattr(
+        run, "pip", lambda name, *arguments, folder=None: made.calls.append((name, arguments))
+    )
     monkeypatch.setattr(
         made, "probe", lambda: {"broken": made.answers.pop(0) if made.answers else {}, "gpu": False}
     )
@@ -350,7 +352,7 @@ def test_installs_again_what_the_probe_finds_broken(environment):
 
 
 def test_an_interrupted_installation_leaves_no_stamp(run, environment, monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, folder):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "pip", interrupted)
@@ -407,6 +409,7 @@ def test_another_torch_is_remembered_and_replaces_the_first(run, environment, tm
         ("ERROR: Could not install: [Errno 28] No space left on device", "The disk is full"),
         ("ERROR: No matching distribution found for torch==2.14.1", "Use another Python"),
         ("ERROR: [Errno 30] Read-only file system: 'x'", "cannot be written to"),
+        ("ERROR: No matching distribution found for comfy-kitchen==9", "does not offer comfy-kitchen==9 for"),
     ],
 )
 def test_pip_trouble_becomes_a_sentence(run, monkeypatch, log, words):
@@ -443,6 +446,90 @@ def test_probe_looks_for_real_files(run, tmp_path, monkeypatch):
     assert broken["two"] == ["no-such-thing", "gutted"]
     assert len(broken["three"]) == 1 and re.match("no_such_module .ModuleNotFoundError", broken["three"][0])
     assert "one" not in broken
+
+
+# --- a layer for another ComfyUI ---
+
+
+@pytest.fixture
+def other_comfyui(tmp_path):
+    folder = fake_comfyui(tmp_path / "other", "0.33.0")
+    (folder / "comfy" / "audio.py").write_text("import torch\nimport torchaudio\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("line", "needed"),
+    [
+        ("import torchaudio", True),
+        ("import torchaudio.functional as AF", True),
+        ("from torchaudio.transforms import MelScale", True),
+        ("try:\n    import torchaudio\nexcept ImportError:\n    pass", False),
+        ("def decode():\n    import torchaudio", False),
+        ("import torchaudiofx", False),
+    ],
+)
+def test_torchaudio_is_wanted_where_comfyui_always_imports_it(run, tmp_path, line, needed):
+    folder = fake_comfyui(tmp_path / "c")
+    (folder / "comfy" / "audio.py").write_text(f"import os\n{line}\n")
+    assert run.needs_torchaudio(folder) is needed
+
+
+def test_requirements_of_another_comfyui_go_into_a_layer(run, other_comfyui, monkeypatch):
+    made, calls = [], []
+    monkeypatch.setattr(run, "make_layer", made.append)
+    monkeypatch.setattr(run, "pip", lambda name, *arguments, folder: calls.append((name, folder, arguments)))
+    layered = run.Environment(other_comfyui, run.torch_choice(None, None), extras=True, layered=True)
+    monkeypatch.setattr(layered, "probe", lambda: {"broken": {}, "gpu": False})
+    layered.layer.mkdir(parents=True)  # where the stamps go
+    layered.ensure()
+    assert made == [layered.layer]
+    assert layered.python == run.venv_python(layered.layer)
+    assert {name: folder for name, folder, _ in calls} == {
+        "torch": run.VENV, "pack": run.VENV, "comfyui": layered.layer, "torchaudio": layered.layer
+    }  # fmt: skip
+    assert [arguments for name, _, arguments in calls if name == "torchaudio"] == [
+        ("install", "--no-deps", run.TORCHAUDIO)
+    ]
+    again = run.Environment(other_comfyui, run.torch_choice(None, None), extras=True, layered=True)
+    assert again.layer == layered.layer
+    (other_comfyui / "requirements.txt").write_text("torch\naiohttp>=3.12\n")
+    changed = run.Environment(other_comfyui, run.torch_choice(None, None), extras=True, layered=True)
+    assert changed.layer != layered.layer
+
+
+@pytest.mark.parametrize(
+    ("broken", "anew"), [("comfyui", "layer"), ("torchaudio", "layer"), ("torch", "venv"), ("pack", "venv")]
+)
+def test_what_is_damaged_is_made_anew_and_not_more(run, other_comfyui, monkeypatch, broken, anew):
+    made, answers = [], [{broken: ["x"]}, {broken: ["x"]}, {broken: ["x"]}, {}]
+    monkeypatch.setattr(run, "make_layer", lambda folder: made.append("layer"))
+    monkeypatch.setattr(run, "make_venv", lambda: made.append("venv"))
+    monkeypatch.setattr(run, "venv_version", lambda folder=None: (3, 11))
+    monkeypatch.setattr(run, "pip", lambda *_, folder: None)
+    layered = run.Environment(other_comfyui, run.torch_choice(None, None), extras=True, layered=True)
+    monkeypatch.setattr(layered, "probe", lambda: {"broken": answers.pop(0), "gpu": False})
+    layered.layer.mkdir(parents=True)
+    layered.ensure()
+    assert made == [anew]
+
+
+def test_a_layer_has_what_lies_below_and_its_own_comes_first(run):
+    """Real environments: one package below, one in both, one by a .pth file below."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(run.VENV)], check=True)
+    layer = run.STATE / "environments" / "a layer"
+    run.make_layer(layer)
+    assert run.venv_version(layer) == sys.version_info[:2]
+    below, own = (next(folder.rglob("site-packages")) for folder in (run.VENV, layer))
+    (below / "only_below.py").write_text("")
+    (run.STATE / "elsewhere").mkdir()
+    (run.STATE / "elsewhere" / "by_pth.py").write_text("")
+    (below / "link.pth").write_text(str(run.STATE / "elsewhere"))
+    for place in (below, own):
+        (place / "both.py").write_text(f"place = {str(place)!r}")
+    code = "import only_below, by_pth, both; print(both.place)"
+    done = subprocess.run([str(run.venv_python(layer)), "-I", "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == str(own), done.stderr
 
 
 def test_a_venv_that_does_not_run_is_noticed(run):
