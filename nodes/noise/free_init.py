@@ -18,7 +18,7 @@ from ...motion_core.clips.free_init import (
     mix_frequencies,
     start_scale,
 )
-from ..compat import make_schema
+from ..compat import filled_latent, fitting_latent, make_schema
 from ..sampler_inputs import low_pass_inputs, noise_input, sampler_inputs
 from ..types import CATEGORY
 from .frame_noise import NoiseSource
@@ -73,7 +73,7 @@ class FreeInitSampler(io.ComfyNode):
         coarse_to_fine: bool = False,
         noise: io.Noise.Type | None = None,
     ) -> io.NodeOutput:
-        empty = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
+        empty = fitting_latent(model, latent_image)
         if torch.count_nonzero(empty):
             raise ValueError(
                 "FreeInit starts from noise alone, but the latent holds pictures. Connect an empty latent, "
@@ -109,7 +109,7 @@ class FreeInitSampler(io.ComfyNode):
                 disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
                 seed=noise.seed,
             )
-        return io.NodeOutput({**latent_image, "samples": samples})
+        return io.NodeOutput(filled_latent(latent_image, samples))
 
 
 def _first_sigma(model: io.Model.Type, steps: int, sampler_name: str, scheduler: str) -> float:

@@ -1,6 +1,7 @@
 """Models for the node tests: the tiny family with random weights, and motion modules for it as files."""
 
 import comfy.sd
+import comfy.utils
 import pytest
 import torch
 from animatediff_flipbook.demo.tiny_family import build, model
@@ -26,6 +27,22 @@ def tiny_checkpoint(tmp_path_factory):
 def tiny_model(tiny_checkpoint):
     """MODEL of the checkpoint, as CheckpointLoaderSimple gives it. Shared: tests must leave it untouched."""
     return comfy.sd.load_checkpoint_guess_config(str(tiny_checkpoint), output_vae=False, output_clip=False)[0]
+
+
+@pytest.fixture
+def progress(monkeypatch):
+    """``(value, total)`` of every movement of ComfyUI's progress bars, also where newer versions pass on
+    only a few a second."""
+    shown = []
+    for pause in ("PROGRESS_THROTTLE_MIN_INTERVAL", "PROGRESS_THROTTLE_MIN_PERCENT"):
+        if hasattr(comfy.utils, pause):
+            monkeypatch.setattr(comfy.utils, pause, 0)
+    monkeypatch.setattr(
+        comfy.utils,
+        "PROGRESS_BAR_HOOK",
+        lambda value, total, preview, node_id=None: shown.append((value, total)),
+    )
+    return shown
 
 
 @pytest.fixture

@@ -26,6 +26,8 @@ def described(node):
             if kind == "COMBO" or isinstance(kind, list):
                 files = name in ("motion_module", "motion_lora", "domain_adapter")
                 kept["options"] = "files" if files else list(options.get("options", kind))
+                if name in ("sampler_name", "scheduler"):
+                    kept["options"] = "ComfyUI's"  # of the version that runs
             inputs[name] = {"type": "COMBO" if isinstance(kind, list) else kind, "required": required, **kept}
     outputs = [list(pair) for pair in zip(info["output_name"], map(str, info["output"]), strict=True)]
     return {"inputs": inputs, "outputs": outputs, "output_node": info["output_node"]}

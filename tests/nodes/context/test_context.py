@@ -407,15 +407,10 @@ def test_cancel_takes_effect_between_windows(animated, prompts):
     assert torch.isfinite(sample(model, prompts, steps=1)).all()  # and the next run is clean
 
 
-def test_progress_counts_windows(animated, prompts, monkeypatch):
+def test_progress_counts_windows(animated, prompts, progress):
     model, _ = animated
-    shown = []
-    monkeypatch.setattr(
-        comfy.utils,
-        "PROGRESS_BAR_HOOK",
-        lambda value, total, preview, node_id=None: shown.append(value / total),
-    )
     sample(windowed(model, length=8, overlap=2), prompts, steps=2)
+    shown = [value / total for value, total in progress]
     assert shown == [pytest.approx(i / 8) for i in range(1, 9)]  # 4 windows x 2 steps
 
 

@@ -21,6 +21,8 @@ from animatediff_flipbook.nodes.schedule.prompt_schedule import FloatSchedule, P
 from comfy.patcher_extension import WrappersMP
 from comfy_execution.graph_utils import ExecutionBlocker
 
+import nodes as comfy_nodes
+
 
 @pytest.fixture(scope="module")
 def base(tiny_checkpoint):
@@ -245,15 +247,24 @@ def plain(base, noise, seed=7):
         )
 
 
-def test_free_init_has_one_progress_bar(base, monkeypatch):
-    shown = []
-    monkeypatch.setattr(
-        comfy.utils,
-        "PROGRESS_BAR_HOOK",
-        lambda value, total, preview, node_id=None: shown.append((value, total)),
-    )
+@pytest.mark.parametrize("ratio", [8, 16])
+def test_an_empty_latent_s_word_about_its_size_is_treated_as_ksampler_does(base, ratio):
+    """Newer empty latents say how much smaller than the picture they are; KSampler heeds and removes it."""
+    model, clip = base
+    prompt = [list(encode(clip, "a red circle"))]
+    given = {**latent(4), "downscale_ratio_spacial": ratio}
+    arguments = (7, 1, 1.0, "euler", "normal", prompt, prompt, given)
+    (wanted,) = comfy_nodes.KSampler().sample(model, *arguments)
+    wanted.pop("downscale_ratio_spacial", None)  # 0.3.75 knows nothing of it
+    for node in (ContextSampler, FreeInitSampler):
+        got = node.execute(model, *arguments).args[0]
+        assert set(got) == set(wanted)
+        assert got["samples"].shape == wanted["samples"].shape
+
+
+def test_free_init_has_one_progress_bar(base, progress):
     free_init(base, iterations=3)
-    assert shown == [(number, 6) for number in range(1, 7)]
+    assert progress == [(number, 6) for number in range(1, 7)]
 
 
 def test_one_iteration_is_plain_sampling(base):
