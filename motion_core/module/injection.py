@@ -23,7 +23,6 @@ from .layers import MotionCall, joint_group_norm
 from .model import MotionModel, MotionModule
 from .unet import Slot, is_kind, plain, unet_slots
 
-
 TURN = "animatediff_flipbook_turn"
 """Name of the UNet's attribute that holds the lock, while calls with motion modules run."""
 

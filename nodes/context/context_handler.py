@@ -26,10 +26,12 @@ from comfy.context_windows import IndexListCallbacks, IndexListContextHandler
 from comfy.patcher_extension import WrappersMP
 
 from ...motion_core.clips.context import context_windows, needs_windows
-from ..compat import easy_cache_is_on, guidance_is_plain, logger, self_attention_guidance_is_on
+from ..compat import easy_cache_is_on, guidance_is_plain, self_attention_guidance_is_on
+from ..run_start import begin_run
 from .context_conds import FrameWindow, HintStore, WindowControls, cut_conds
 from .context_run import ContextRun, ContextSettings
 from .euler import GUIDER
+from .other_packs import ENTRY, sees_single_windows, window_entry
 
 KEY = "animatediff_flipbook_context"
 """Under which our wrapper is found on a patcher."""
@@ -77,7 +79,11 @@ class WindowHandler(IndexListContextHandler):
         self, cond_in: list[dict] | None, x_in: torch.Tensor, window: FrameWindow, device: Any = None
     ) -> list[dict] | None:
         """The conds of one window."""
-        return cut_conds(cond_in, window, WindowControls(window, HintStore(), x_in.device))
+        controls = WindowControls(window, HintStore(), x_in.device)
+        try:
+            return cut_conds(cond_in, window, controls)
+        finally:
+            controls.release()
 
     def set_step(self, timestep: torch.Tensor, model_options: dict) -> None:
         """Note the position of the noise level in the whole schedule, where ComfyUI keeps it."""
@@ -110,6 +116,13 @@ class WindowHandler(IndexListContextHandler):
         plan = run.plan(options, x_in.shape[0], sigma)
         length = len(plan.windows[0])
         together = self.settings.windows_per_batch or _fitting_windows(model, conds, x_in, length)
+        if together > 1 and (reader := sees_single_windows(model, conds, model_options)):
+            together = 1
+            if self.settings.windows_per_batch:
+                run.say_once(
+                    f"{reader} may depend on the frames that it sees together: windows run one by one, not "
+                    f"{self.settings.windows_per_batch} in a call."
+                )
         scale = _guidance(conds, model_options)
         fused = [torch.zeros_like(x_in) for _ in (conds if scale is None else conds[:1])]
         self._notify(IndexListCallbacks.EXECUTE_START, model, x_in, conds, timestep, model_options)
@@ -123,15 +136,18 @@ class WindowHandler(IndexListContextHandler):
                     *(model, x_in, conds, timestep, model_options, number, window, model_options, None, None),
                 )
                 controls = WindowControls(window, run.hints, x_in.device)
-                sub_conds = [cut_conds(cond, window, controls) for cond in conds]
-                outputs = calc_cond_batch(
-                    model,
-                    sub_conds,
-                    window.get_tensor(x_in),
-                    window.get_tensor(timestep, dim=0),
-                    _options_for(model_options, window),
-                )
-                controls.collect_hints()
+                try:
+                    sub_conds = [cut_conds(cond, window, controls) for cond in conds]
+                    outputs = calc_cond_batch(
+                        model,
+                        sub_conds,
+                        window.get_tensor(x_in),
+                        window.get_tensor(timestep, dim=0),
+                        _options_for(model_options, window),
+                    )
+                    controls.collect_hints()
+                finally:
+                    controls.release()
                 if scale is not None:
                     # Guidance is linear: before fusing or after it, the sum is the same.
                     outputs = [_guided(*outputs, scale) if conds[1] is not None else outputs[0]]
@@ -174,10 +190,10 @@ def run_with_context(executor: Any, *args: Any, **kwargs: Any) -> Any:
     handler = guider.model_options.get("context_handler")
     if isinstance(handler, WindowHandler):
         known = inspect.signature(executor.original).bind(*args, **kwargs).arguments
+        begin_run(guider, known["noise"])
         num_frames = known["noise"].shape[0]
         if any(needs_windows(stage.options, num_frames) for stage in handler.settings.stages):
             _refuse_what_keeps_calls(guider.model_options, num_frames)
-            _tell_of_short_prompts(guider.conds, num_frames)
         # The guider's options are a copy for this run already; nothing outlives it.
         guider.model_options["context_handler"] = handler.for_run(
             guider.model_patcher.get_model_object("model_sampling"), known["sigmas"], known.get("seed")
@@ -196,19 +212,6 @@ def _refuse_what_keeps_calls(model_options: dict, num_frames: int) -> None:
                 f"{name} keeps what it sees in one model call for the next and cannot be used with context "
                 f"windows, which this clip of {num_frames} frames has. Take one of the two off the model."
             )
-
-
-def _tell_of_short_prompts(conds: dict[str, list[dict]], num_frames: int) -> None:
-    """Say so where prompts per frame end before the clip does: ComfyUI then begins with the first again."""
-    for name, entries in conds.items():
-        counts = {entry["cross_attn"].shape[0] for entry in entries if "cross_attn" in entry}
-        for count in sorted(counts):
-            if 1 < count < num_frames:
-                logger.warning(
-                    "The %s prompts are for %d frames and the clip has %d: they start again after frame %d. "
-                    "Set `frames` of Prompt Schedule to %d.",
-                    *(name, count, num_frames, count - 1, num_frames),
-                )
 
 
 def put_on(model: Any, settings: ContextSettings) -> None:
@@ -259,8 +262,7 @@ def _options_for(model_options: dict, window: FrameWindow) -> dict:
     transformer_options = {
         **model_options["transformer_options"],
         "context_window": window,
-        # By this key IPAdapter and packs like it find the frames that a batch holds.
-        "ad_params": {"sub_idxs": list(window.index_list), "full_length": window.num_frames},
+        ENTRY: window_entry(window),
     }
     return {**model_options, "transformer_options": transformer_options}
 

@@ -84,6 +84,7 @@ class ContextRun:
         self._weights: dict[tuple, torch.Tensor] = {}
         self._bar: comfy.utils.ProgressBar | None = None
         self._shown = 0.0
+        self._said: set[str] = set()
 
     def step(self, sigma: float, options: ContextOptions) -> int:
         """Position of a noise level: for windows that move, in the whole noise schedule, also when the run is
@@ -141,6 +142,12 @@ class ContextRun:
             self._shown = part
             self._bar = self._bar or comfy.utils.ProgressBar(steps * total)
             self._bar.update_absolute(round(part * steps * total), steps * total)
+
+    def say_once(self, line: str) -> None:
+        """A warning, once per run."""
+        if line not in self._said:
+            self._said.add(line)
+            logger.warning("%s", line)
 
     def _forget(self) -> None:
         """Windows that move are not met again: keep no tables of steps gone by."""
