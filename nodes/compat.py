@@ -72,7 +72,16 @@ def new_patcher(model: torch.nn.Module, loader: Callable, *args: Any) -> comfy.m
 def show_on_node(node: type[io.ComfyNode], text: str) -> None:
     """Show lines of text on the running node in the browser. Outside a server there is nobody to show them
     to."""
-    node_id = getattr(node.hidden, "unique_id", None)
+    show_on(node_id(node), text)
+
+
+def node_id(node: type[io.ComfyNode]) -> str | None:
+    """The running node's id in its graph. Outside a server it has none."""
+    return getattr(node.hidden, "unique_id", None)
+
+
+def show_on(node_id: str | None, text: str) -> None:
+    """Show lines of text on the node of an id, also when it has run long ago."""
     server = getattr(sys.modules.get("server"), "PromptServer", None)
     instance = getattr(server, "instance", None)
     if node_id is not None and hasattr(instance, "send_progress_text"):

@@ -3,10 +3,15 @@
 Between calls the UNet is untouched: no layer, no name and no number of it is other than the loader made it.
 During a call the modules stand as extra entries in their blocks, without renaming a layer of the base;
 whatever ends the call, they are taken out again, each by its own identity.
+
+Calls may come from several threads. Those with motion modules wait for each other, UNet by UNet. A call
+without any may run meanwhile: layers that are not its own let it through unchanged, and the tables that it
+walks along are replaced, never changed under its feet.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -18,8 +23,32 @@ from .layers import MotionCall, joint_group_norm
 from .model import MotionModel, MotionModule
 from .unet import Slot, is_kind, plain, unet_slots
 
+TURN = "animatediff_flipbook_turn"
+"""Name of the UNet's attribute that holds the lock, while calls with motion modules run."""
 
-class MotionLayer(nn.Module):
+
+class _OfOneCall(nn.Module):
+    """A layer that works for one call: not for those of other threads, and no more when the call is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # With gradients a checkpointed layer is run once more by a thread of autograd's.
+        self._thread = None if torch.is_grad_enabled() else threading.get_ident()
+        self.over = False
+
+    def is_foreign(self) -> bool:
+        """Whether it is somebody else who calls."""
+        if self.over:
+            return True
+        # A compiler cannot look at threads, and need not: its call is this one.
+        return (
+            self._thread is not None
+            and not torch.compiler.is_compiling()
+            and self._thread != threading.get_ident()
+        )
+
+
+class MotionLayer(_OfOneCall):
     """A motion module with what this call asks of it: the UNet calls its layers with the feature alone."""
 
     def __init__(self, module: MotionModule, call: MotionCall) -> None:
@@ -28,10 +57,10 @@ class MotionLayer(nn.Module):
         self.call = call
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.module(x, self.call)
+        return x if self.is_foreign() else self.module(x, self.call)
 
 
-class JointGroupNorm(nn.Module):
+class JointGroupNorm(_OfOneCall):
     """A GroupNorm of the base, with statistics over all frames of a video (AnimateDiff v1)."""
 
     def __init__(self, norm: nn.GroupNorm, frames: int) -> None:
@@ -43,7 +72,7 @@ class JointGroupNorm(nn.Module):
         self.frames = frames
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return joint_group_norm(self.norm, x, self.frames)
+        return self.norm(x) if self.is_foreign() else joint_group_norm(self.norm, x, self.frames)
 
 
 @contextmanager
@@ -69,6 +98,7 @@ def inserted(unet: nn.Module, motions: Sequence[tuple[MotionModel, MotionCall]])
             f"Motion models of one call must agree on the number of frames, got {sorted(frames)}."
         )
     with ExitStack() as stack:
+        stack.enter_context(_turn_on(plain(unet)))
         if any(motion.config.unet_groupnorm == "joint" for motion, _ in motions):
             for container, key in resblock_norms(unet):
                 stack.enter_context(_replaced(container, key, frames.copy().pop()))
@@ -110,34 +140,73 @@ def resblock_norms(unet: nn.Module) -> Iterator[tuple[nn.Sequential, str]]:
     yield unet.out, "0"
 
 
+class _Turn:
+    """Whose turn it is on a UNet. A thread may take several: calls within calls."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.holders = 0
+
+
 @contextmanager
-def _entered(slot: Slot, layer: MotionLayer) -> Iterator[None]:
-    """Put a layer behind the slot's own, under a key that no layer of the base has."""
-    entries = slot.block._modules
-    key = next(k for k in (f"motion_{n}" for n in range(len(entries) + 1)) if k not in entries)
-    order = list(entries.items())
-    place = [k for k, _ in order].index(slot.after) + 1
-    # A Sequential runs its entries in dictionary order: the base keeps its keys, only the order is rebuilt.
-    for later, _ in order[place:]:
-        del entries[later]
-    entries[key] = layer
-    entries.update(order[place:])
+def _turn_on(unet: nn.Module) -> Iterator[None]:
+    """Wait until no other thread has motion modules in this UNet.
+
+    The lock is the UNet's own attribute, as nothing else is known to all calls that share it, and goes with
+    the last of them.
+    """
+    attributes = vars(unet)
+    while True:
+        turn = attributes.setdefault(TURN, _Turn())
+        turn.lock.acquire()
+        if attributes.get(TURN) is turn:
+            break
+        turn.lock.release()  # taken away by its last holder meanwhile
+    turn.holders += 1
     try:
         yield
     finally:
-        for k in [k for k, entry in entries.items() if entry is layer]:
-            del entries[k]
+        turn.holders -= 1
+        if not turn.holders:
+            del attributes[TURN]
+        turn.lock.release()
+
+
+@contextmanager
+def _entered(slot: Slot, layer: MotionLayer) -> Iterator[None]:
+    """Put a layer behind the slot's own, under a key that no layer of the base has."""
+    block = slot.block
+    key = next(k for k in (f"motion_{n}" for n in range(len(block._modules) + 1)) if k not in block._modules)
+    # A Sequential runs its entries in dictionary order: the base keeps its keys, only the order is new.
+    order = []
+    for k, entry in block._modules.items():
+        order += [(k, entry), (key, layer)] if k == slot.after else [(k, entry)]
+    block._modules = type(block._modules)(order)
+    try:
+        yield
+    finally:
+        layer.over = True
+        block._modules = type(block._modules)((k, e) for k, e in block._modules.items() if e is not layer)
 
 
 @contextmanager
 def _replaced(container: nn.Sequential, key: str, frames: int) -> Iterator[None]:
     """Give one norm joint statistics."""
-    norm = container._modules[key]
-    container._modules[key] = JointGroupNorm(norm, frames)
+    layer = JointGroupNorm(container._modules[key], frames)
+    container._modules[key] = layer
     try:
         yield
     finally:
-        container._modules[key] = norm
+        layer.over = True
+        above = container._modules.get(key)
+        if above is layer:
+            container._modules[key] = layer.norm
+        else:
+            # A later call's layer stands on this one; what another pack has put there stays.
+            while isinstance(above, JointGroupNorm):
+                if above.norm is layer:
+                    object.__setattr__(above, "norm", layer.norm)
+                above = above.norm
 
 
 def _title(widths: object) -> str:

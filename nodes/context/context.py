@@ -15,7 +15,8 @@ from ..noise.frame_noise import NoiseSource
 from ..noise.model_start import own_start
 from ..sampler_inputs import noise_input, sampler_inputs
 from ..types import CATEGORY
-from .context_handler import ContextSettings, ContextStage, put_on, settings_on
+from .context_handler import put_on, settings_on
+from .context_run import ContextSettings, ContextStage
 from .euler import EULER_NAMES, EulerInPlace
 
 

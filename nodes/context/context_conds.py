@@ -16,6 +16,9 @@ import torch
 from comfy.context_windows import IndexListContextWindow
 
 from ..compat import clip_length
+from .other_packs import cuts_by_itself
+
+_ABSENT = object()
 
 
 class FrameWindow(IndexListContextWindow):
@@ -69,6 +72,11 @@ class FrameWindow(IndexListContextWindow):
                 full.index_add_(0, places[part], output[part].to(full) * weights[part])
 
     def _index(self, device: torch.device, length: int) -> torch.Tensor:
+        if length == 0:
+            raise ValueError(
+                "A prompt, mask or image of the conditioning holds no entry at all (a batch of 0); expected "
+                f"one, or one for each of the {self.num_frames} frames. Look at the node that made it."
+            )
         if (device, length) not in self._indices:
             wrapped = [index % length for index in self.index_list]
             self._indices[device, length] = torch.tensor(wrapped, device=device)
@@ -230,6 +238,7 @@ class WindowControls:
         self._hints = hints
         self._device = device
         self._copies: dict[tuple, tuple[Any, Any]] = {}
+        self._told: list[tuple[Any, dict[str, Any]]] = []
 
     def copy_of(self, control: Any, area: tuple[int, ...] | None = None) -> Any:
         """The copy of a ControlNet, and of those chained before it, that sees this window's frames only."""
@@ -238,33 +247,53 @@ class WindowControls:
         if (id(control), area) in self._copies:
             return self._copies[id(control), area][1]
         window = self._window
+        if cuts_by_itself(control):
+            # No copy: its methods are bound to the object itself, which also counts its steps.
+            self._tell(
+                control,
+                sub_idxs=list(window.index_list),
+                full_latent_length=window.num_frames,
+                context_length=window.context_length,
+                previous_controlnet=self.copy_of(getattr(control, "previous_controlnet", None)),
+            )
+            self._copies[id(control), area] = self._copies[id(control), None] = (control, control)
+            return control
         # copy.copy and not control.copy(): the latter drops what the start of the run has set.
         used = copy.copy(control)
         used.previous_controlnet = self.copy_of(getattr(control, "previous_controlnet", None), area)
-        if hasattr(control, "sub_idxs"):
-            # Advanced-ControlNet cuts by itself (hints, masks, strengths) once it is told the indices.
-            used.sub_idxs = list(window.index_list)
-            used.full_latent_length = window.num_frames
-            used.context_length = window.context_length
-        else:
-            used.cond_hint = self._hints.fetch(control, area, window, self._device)
-            original = getattr(control, "cond_hint_original", None)
-            if isinstance(original, torch.Tensor):
-                used.cond_hint_original = window.get_tensor(original)
-            extra = getattr(control, "extra_concat_orig", None)
-            if extra:
-                used.extra_concat_orig = [window.get_tensor(tensor) for tensor in extra]
-            if hasattr(control, "control_input"):  # T2I-Adapter: its features of the last window
-                used.control_input = None
-                used.t2i_model = self._hints.adapter_network(control, window)
+        used.cond_hint = self._hints.fetch(control, area, window, self._device)
+        original = getattr(control, "cond_hint_original", None)
+        if isinstance(original, torch.Tensor):
+            used.cond_hint_original = window.get_tensor(original)
+        extra = getattr(control, "extra_concat_orig", None)
+        if extra:
+            used.extra_concat_orig = [window.get_tensor(tensor) for tensor in extra]
+        if hasattr(control, "control_input"):  # T2I-Adapter: its features of the last window
+            used.control_input = None
+            used.t2i_model = self._hints.adapter_network(control, window)
         self._copies[id(control), area] = (control, used)
         return used
 
     def collect_hints(self) -> None:
         """After the model call: keep the hints that the copies have prepared."""
         for (_, area), (control, used) in self._copies.items():
-            if not hasattr(control, "sub_idxs"):
+            if used is not control:
                 self._hints.collect(control, area, used, self._window)
+
+    def _tell(self, control: Any, **attributes: Any) -> None:
+        """Set attributes of a user's own ControlNet until :meth:`release`."""
+        self._told.append((control, {name: vars(control).get(name, _ABSENT) for name in attributes}))
+        vars(control).update(attributes)
+
+    def release(self) -> None:
+        """When the call is over, however it ended: the user's ControlNets are as they were."""
+        while self._told:
+            control, before = self._told.pop()
+            for name, value in before.items():
+                if value is _ABSENT:
+                    vars(control).pop(name, None)
+                else:
+                    vars(control)[name] = value
 
 
 def cut_conds(entries: list[dict] | None, window: FrameWindow, controls: WindowControls) -> list[dict] | None:

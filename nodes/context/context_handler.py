@@ -16,30 +16,22 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import comfy.context_windows
 import comfy.model_management
 import comfy.patcher_extension
-import comfy.samplers
-import comfy.utils
 import torch
 from comfy.context_windows import IndexListCallbacks, IndexListContextHandler
 from comfy.patcher_extension import WrappersMP
 
-from ...motion_core.clips.context import (
-    ContextOptions,
-    ascending,
-    context_windows,
-    needs_windows,
-    position_in,
-    step_at,
-)
-from ...motion_core.clips.context_fuse import fused_weights
-from ..compat import easy_cache_is_on, guidance_is_plain, logger, self_attention_guidance_is_on
+from ...motion_core.clips.context import context_windows, needs_windows
+from ..compat import easy_cache_is_on, guidance_is_plain, self_attention_guidance_is_on
+from ..run_start import begin_run
 from .context_conds import FrameWindow, HintStore, WindowControls, cut_conds
+from .context_run import ContextRun, ContextSettings
 from .euler import GUIDER
+from .other_packs import ENTRY, sees_single_windows, window_entry
 
 KEY = "animatediff_flipbook_context"
 """Under which our wrapper is found on a patcher."""
@@ -48,45 +40,6 @@ CORE_PREPARE_KEY = "ContextWindows_prepare_sampling"
 AUTO_POSITIONS = 2 * 16 * 64 * 64
 """Latent positions per model call up to which ``auto`` puts windows together: one window of 16 frames at
 512 x 512 with its two prompts. Larger calls keep any GPU busy by themselves."""
-LONGEST_SCHEDULE = 150
-"""Steps up to which the schedule of a partial run is looked for."""
-EVEN_SCHEDULES = ("normal", "sgm_uniform")
-"""ComfyUI's names of schedules with evenly spaced timesteps: slow to compute, but easy to guess."""
-
-
-@dataclass(frozen=True)
-class ContextStage:
-    """Context options from some point of the noise schedule on."""
-
-    start_percent: float
-    """0..1 of the noise schedule."""
-    options: ContextOptions
-
-
-@dataclass(frozen=True)
-class ContextSettings:
-    """What the nodes were told."""
-
-    stages: tuple[ContextStage, ...]
-    """In the order of ``start_percent``. Before the first one the clip runs whole."""
-    windows_per_batch: int = 0
-    """Windows evaluated in one model call; 0: as many as pay and fit the memory."""
-
-    def __post_init__(self) -> None:
-        for stage in self.stages:
-            if not 0.0 <= stage.start_percent <= 1.0:
-                raise ValueError(f"start_percent is 0..1 of the noise schedule, got {stage.start_percent}.")
-        if self.windows_per_batch < 0:
-            raise ValueError(
-                f"windows_per_batch must be 1 or more, or 0 for automatic, got {self.windows_per_batch}."
-            )
-
-    def with_stage(self, stage: ContextStage, windows_per_batch: int) -> ContextSettings:
-        """These settings with one more stage. A stage of the same start is replaced; automatic
-        ``windows_per_batch`` (0) keeps the number chosen before."""
-        others = [s for s in self.stages if s.start_percent != stage.start_percent]
-        ordered = sorted([*others, stage], key=lambda s: s.start_percent)
-        return ContextSettings(tuple(ordered), windows_per_batch or self.windows_per_batch)
 
 
 class WindowHandler(IndexListContextHandler):
@@ -126,7 +79,11 @@ class WindowHandler(IndexListContextHandler):
         self, cond_in: list[dict] | None, x_in: torch.Tensor, window: FrameWindow, device: Any = None
     ) -> list[dict] | None:
         """The conds of one window."""
-        return cut_conds(cond_in, window, WindowControls(window, HintStore(), x_in.device))
+        controls = WindowControls(window, HintStore(), x_in.device)
+        try:
+            return cut_conds(cond_in, window, controls)
+        finally:
+            controls.release()
 
     def set_step(self, timestep: torch.Tensor, model_options: dict) -> None:
         """Note the position of the noise level in the whole schedule, where ComfyUI keeps it."""
@@ -159,6 +116,13 @@ class WindowHandler(IndexListContextHandler):
         plan = run.plan(options, x_in.shape[0], sigma)
         length = len(plan.windows[0])
         together = self.settings.windows_per_batch or _fitting_windows(model, conds, x_in, length)
+        if together > 1 and (reader := sees_single_windows(model, conds, model_options)):
+            together = 1
+            if self.settings.windows_per_batch:
+                run.say_once(
+                    f"{reader} may depend on the frames that it sees together: windows run one by one, not "
+                    f"{self.settings.windows_per_batch} in a call."
+                )
         scale = _guidance(conds, model_options)
         fused = [torch.zeros_like(x_in) for _ in (conds if scale is None else conds[:1])]
         self._notify(IndexListCallbacks.EXECUTE_START, model, x_in, conds, timestep, model_options)
@@ -172,15 +136,18 @@ class WindowHandler(IndexListContextHandler):
                     *(model, x_in, conds, timestep, model_options, number, window, model_options, None, None),
                 )
                 controls = WindowControls(window, run.hints, x_in.device)
-                sub_conds = [cut_conds(cond, window, controls) for cond in conds]
-                outputs = calc_cond_batch(
-                    model,
-                    sub_conds,
-                    window.get_tensor(x_in),
-                    window.get_tensor(timestep, dim=0),
-                    _options_for(model_options, window),
-                )
-                controls.collect_hints()
+                try:
+                    sub_conds = [cut_conds(cond, window, controls) for cond in conds]
+                    outputs = calc_cond_batch(
+                        model,
+                        sub_conds,
+                        window.get_tensor(x_in),
+                        window.get_tensor(timestep, dim=0),
+                        _options_for(model_options, window),
+                    )
+                    controls.collect_hints()
+                finally:
+                    controls.release()
                 if scale is not None:
                     # Guidance is linear: before fusing or after it, the sum is the same.
                     outputs = [_guided(*outputs, scale) if conds[1] is not None else outputs[0]]
@@ -213,139 +180,6 @@ class WindowHandler(IndexListContextHandler):
             callback(self, *arguments)
 
 
-@dataclass(frozen=True)
-class StepPlan:
-    """The windows of one step and what each frame of theirs counts."""
-
-    windows: tuple[tuple[int, ...], ...]
-    weights: tuple[torch.Tensor, ...]
-
-
-class ContextRun:
-    """What belongs to one sampling run and is thrown away with it."""
-
-    def __init__(
-        self, settings: ContextSettings, model_sampling: Any, sigmas: torch.Tensor, seed: int | None
-    ) -> None:
-        self.hints = HintStore()
-        self._sigmas = sigmas.tolist()
-        self._seed = seed or 0
-        self._model_sampling = model_sampling
-        self._first_step: int | None = None
-        self._stages = [
-            (model_sampling.percent_to_sigma(stage.start_percent), stage.options) for stage in settings.stages
-        ]
-        self._plans: dict[tuple, StepPlan] = {}
-        self._windows: dict[tuple, FrameWindow] = {}
-        self._weights: dict[tuple, torch.Tensor] = {}
-        self._bar: comfy.utils.ProgressBar | None = None
-        self._shown = 0.0
-
-    def step(self, sigma: float, options: ContextOptions) -> int:
-        """Position of a noise level: for windows that move, in the whole noise schedule, also when the run is
-        a part of it; for others in the run, as it takes up to a second to find the whole schedule."""
-        position = step_at(sigma, self._sigmas)
-        if not _moves(options):
-            return position
-        if self._first_step is None:
-            self._first_step = first_step(self._model_sampling, self._sigmas)
-        return self._first_step + position
-
-    def options_at(self, sigma: float) -> ContextOptions | None:
-        """The options in force at a noise level; None before the first stage."""
-        current = None
-        for start, options in self._stages:
-            if sigma <= start:
-                current = options
-        return current
-
-    def plan(self, options: ContextOptions, num_frames: int, sigma: float) -> StepPlan:
-        """Windows and weights at a noise level, made once for all steps that share them."""
-        step = self.step(sigma, options) if _moves(options) else 0
-        key = (options, num_frames, step, sigma if "sigma" in options.fuse else 0.0)
-        if key not in self._plans:
-            windows = context_windows(options, num_frames, step)
-            if not self._plans:
-                logger.info("Context windows of %d frames for a clip of %d.", len(windows[0]), num_frames)
-            else:
-                self._forget()
-            weights = fused_weights(windows, options, num_frames, sigma=sigma, seed=self._seed, step=step)
-            self._plans[key] = StepPlan(tuple(window.indices for window in windows), tuple(weights))
-        return self._plans[key]
-
-    def window(self, group: Sequence[tuple[int, ...]], num_frames: int) -> FrameWindow:
-        """The windows of one model call."""
-        key = (tuple(group), num_frames)
-        if key not in self._windows:
-            self._windows[key] = FrameWindow(list(group), num_frames)
-        return self._windows[key]
-
-    def weights(self, plan: StepPlan, number: int, count: int, like: torch.Tensor) -> torch.Tensor:
-        """Weights of ``count`` windows from ``number`` on, ``(count * length, 1, 1, 1)``, as ``like`` is."""
-        key = (id(plan), number, count, like.device, like.dtype)
-        if key not in self._weights:
-            joined = torch.cat(plan.weights[number : number + count])
-            self._weights[key] = joined.to(like).view(-1, *(1,) * (like.ndim - 1))
-        return self._weights[key]
-
-    def report(self, sigma: float, done: int, total: int) -> None:
-        """Move the node's progress bar window by window."""
-        steps = len(self._sigmas) - 1
-        part = (step_at(sigma, self._sigmas) + done / total) / max(1, steps)
-        # Some samplers look ahead and come back: the bar does not go back with them.
-        if self._shown < part <= 1.0:
-            self._shown = part
-            self._bar = self._bar or comfy.utils.ProgressBar(steps * total)
-            self._bar.update_absolute(round(part * steps * total), steps * total)
-
-    def _forget(self) -> None:
-        """Windows that move are not met again: keep no tables of steps gone by."""
-        self._plans.clear()
-        self._windows.clear()
-        self._weights.clear()
-
-
-def _moves(options: ContextOptions) -> bool:
-    """Whether windows or weights change from step to step."""
-    return options.schedule in ("standard_uniform", "looped_uniform") or options.fuse == "random"
-
-
-def first_step(model_sampling: Any, sigmas: Sequence[float]) -> int:
-    """How many steps of the whole noise schedule lie before the first of this run.
-
-    KSamplerAdvanced, split sigmas and a denoise below 1 sample a part of a schedule and pass on nothing but
-    that part. It is looked for in every schedule that ComfyUI offers; one of another origin counts from 0.
-    A part of a single step is one noise level, which schedules of many lengths share: its place is the one in
-    the shortest of them, as a rule not the true one.
-    """
-    present = [sigma for sigma in sigmas if sigma > 0.0]
-    whole_run = present and math.isclose(present[0], float(model_sampling.sigma_max), rel_tol=1e-3)
-    if not present or whole_run or ascending(sigmas):
-        return 0
-    fewest, most = _lengths_if_even(model_sampling, present)
-    for steps in range(max(2, len(present)), LONGEST_SCHEDULE + 1):
-        for name in comfy.samplers.SCHEDULER_NAMES:
-            if name in EVEN_SCHEDULES and not fewest <= steps <= most:
-                continue
-            whole = comfy.samplers.calculate_sigmas(model_sampling, name, steps).tolist()
-            position = position_in(present, whole)
-            if position is not None:
-                return position
-    return 0
-
-
-def _lengths_if_even(model_sampling: Any, present: Sequence[float]) -> tuple[float, float]:
-    """Fewest and most steps of a whole schedule whose timesteps are spaced evenly, as those of these noise
-    levels may be. Levels tell whole timesteps only, which leaves their distance open by one."""
-    ends = torch.tensor([model_sampling.sigma_max, present[0], present[-1]])
-    highest, first, last = model_sampling.timestep(ends).tolist()
-    gaps = len(present) - 1
-    if not gaps:
-        return math.inf, 0.0
-    widest, narrowest = (first - last + 1) / gaps, max(first - last - 1, 0) / gaps
-    return highest / widest - 2, highest / narrowest + 2 if narrowest else math.inf
-
-
 def run_with_context(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """OUTER_SAMPLE wrapper: give the run a handler of its own.
 
@@ -356,10 +190,10 @@ def run_with_context(executor: Any, *args: Any, **kwargs: Any) -> Any:
     handler = guider.model_options.get("context_handler")
     if isinstance(handler, WindowHandler):
         known = inspect.signature(executor.original).bind(*args, **kwargs).arguments
+        begin_run(guider, known["noise"])
         num_frames = known["noise"].shape[0]
         if any(needs_windows(stage.options, num_frames) for stage in handler.settings.stages):
             _refuse_what_keeps_calls(guider.model_options, num_frames)
-            _tell_of_short_prompts(guider.conds, num_frames)
         # The guider's options are a copy for this run already; nothing outlives it.
         guider.model_options["context_handler"] = handler.for_run(
             guider.model_patcher.get_model_object("model_sampling"), known["sigmas"], known.get("seed")
@@ -378,19 +212,6 @@ def _refuse_what_keeps_calls(model_options: dict, num_frames: int) -> None:
                 f"{name} keeps what it sees in one model call for the next and cannot be used with context "
                 f"windows, which this clip of {num_frames} frames has. Take one of the two off the model."
             )
-
-
-def _tell_of_short_prompts(conds: dict[str, list[dict]], num_frames: int) -> None:
-    """Say so where prompts per frame end before the clip does: ComfyUI then begins with the first again."""
-    for name, entries in conds.items():
-        counts = {entry["cross_attn"].shape[0] for entry in entries if "cross_attn" in entry}
-        for count in sorted(counts):
-            if 1 < count < num_frames:
-                logger.warning(
-                    "The %s prompts are for %d frames and the clip has %d: they start again after frame %d. "
-                    "Set `frames` of Prompt Schedule to %d.",
-                    *(name, count, num_frames, count - 1, num_frames),
-                )
 
 
 def put_on(model: Any, settings: ContextSettings) -> None:
@@ -441,8 +262,7 @@ def _options_for(model_options: dict, window: FrameWindow) -> dict:
     transformer_options = {
         **model_options["transformer_options"],
         "context_window": window,
-        # By this key IPAdapter and packs like it find the frames that a batch holds.
-        "ad_params": {"sub_idxs": list(window.index_list), "full_length": window.num_frames},
+        ENTRY: window_entry(window),
     }
     return {**model_options, "transformer_options": transformer_options}
 

@@ -12,7 +12,8 @@ from ...motion_core.clips.context import ContextOptions, ContextWindow, context_
 from ...motion_core.clips.context_fuse import fused_weights
 from ..compat import make_schema
 from ..types import CATEGORY
-from .context_handler import ContextRun, settings_on
+from .context_handler import settings_on
+from .context_run import ContextRun
 
 WIDTH = 960
 """Pixels for the frames; a cell is at most 24 wide."""

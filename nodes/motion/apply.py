@@ -9,6 +9,7 @@ model is loaded, and rename the base's own layers.)
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +19,20 @@ from comfy_api.latest import io
 from ...motion_core.module.injection import check_fit, inserted
 from ...motion_core.module.layers import MotionCall
 from ...motion_core.module.unet import unet_slots
-from ..compat import INCUMBENT, chosen_attention, incumbent_is_on, logger, make_schema, show_on_node
+from ..compat import (
+    INCUMBENT,
+    chosen_attention,
+    incumbent_is_on,
+    logger,
+    make_schema,
+    node_id,
+    show_on_node,
+)
+from ..run_start import begin_run
 from ..types import CATEGORY, LoadedMotionModule, MotionLora, MotionModule
 from .load import chosen_loras
 from .motion_lora import patch_motion_lora
-from .noise_schedule import CHOICES, patch_schedule
+from .noise_schedule import CHOICES, ChosenSchedule, patch_schedule, tell_if_replaced
 
 KEY = "animatediff_flipbook"
 """Under which our models, settings and wrapper are found on a patcher."""
@@ -37,6 +47,8 @@ class MotionSettings:
     effect: float
     start_percent: float
     end_percent: float
+    schedule: ChosenSchedule | None = None
+    """The noise schedule that the node has set; None if it has left the model's."""
 
 
 class ApplyMotionModule(io.ComfyNode):
@@ -148,18 +160,34 @@ class ApplyMotionModule(io.ComfyNode):
         if beta_schedule == "auto" and effect == 0.0:
             beta_schedule = "keep"  # a motion module that takes no part has no wishes
         # The schedule first: a node of ordinary size has room for two lines.
+        before = model.get_model_object("model_sampling")
         lines = [patch_schedule(model, beta_schedule, motion_module.config.beta_schedule)]
+        sampling = model.get_model_object("model_sampling")
+        schedule = None if sampling is before else ChosenSchedule(sampling, lines[0], node_id(cls))
         lines += [patch_motion_lora(patcher, chosen, motion_module) for chosen in chosen_loras(motion_lora)]
 
-        settings = MotionSettings(motion_module.name, scale, effect, start_percent, end_percent)
+        settings = MotionSettings(motion_module.name, scale, effect, start_percent, end_percent, schedule)
         model.set_additional_models(KEY, [*present, patcher])
         model.set_attachments(KEY, (*(model.get_attachment(KEY) or ()), settings))
+        model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, run_with_motion)
         model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, apply_model_with_motion)
 
         logger.info("%s: %s", motion_module.name, lines[0])
         show_on_node(cls, "\n".join(lines))
         return io.NodeOutput(model)
+
+
+def run_with_motion(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """OUTER_SAMPLE wrapper: look at what the run was given, and at the noise schedule."""
+    guider = executor.class_obj
+    begin_run(guider, inspect.signature(executor.original).bind(*args, **kwargs).arguments["noise"])
+    patcher = guider.model_patcher
+    chosen = [one.schedule for one in patcher.get_attachment(KEY) or () if one.schedule is not None]
+    if chosen:
+        tell_if_replaced(chosen[-1], patcher.get_model_object("model_sampling"))
+    return executor(*args, **kwargs)
 
 
 def apply_model_with_motion(

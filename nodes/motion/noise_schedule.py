@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Any
 
+import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.model_sampling import ModelSamplingDiscrete
 
 from ...motion_core.schedule.beta_schedules import LINEAR, LINEAR_SDXL, SQRT_LINEAR, BetaSchedule
+from ..compat import logger, show_on
 
 CHOICES: dict[str, BetaSchedule | None] = {
     "auto": None,
@@ -17,6 +22,46 @@ CHOICES: dict[str, BetaSchedule | None] = {
     "keep": None,
 }
 """The widget's options. auto: what the motion module was trained with; keep: what the model came with."""
+
+
+@dataclass(frozen=True)
+class ChosenSchedule:
+    """A noise schedule that a node has set, to be recognised when the model samples."""
+
+    sampling: Any
+    """ComfyUI's model_sampling with that schedule."""
+    line: str
+    """What the node shows about it."""
+    node_id: str | None
+    told: set[str] = field(default_factory=set, compare=False)
+    """What was said already, by all clones of the model."""
+
+
+def tell_if_replaced(chosen: ChosenSchedule, there: Any) -> None:
+    """Say so, once, if the model samples with another schedule than the node has set: a ModelSampling node
+    behind it puts the model's own back."""
+    if there is chosen.sampling or _same_levels(there, chosen.sampling):
+        return
+    line = (
+        f"A node behind Apply Motion Module has replaced the {chosen.line} by one of its own "
+        f"({type(there).__name__}, sigma up to {float(there.sigma_max):.4g}): expect flicker and washed-out "
+        "colours. Put that node in front of Apply Motion Module, which keeps what else it does, or choose "
+        "`keep` if it is meant."
+    )
+    if line not in chosen.told:
+        chosen.told.add(line)
+        logger.warning("%s", line)
+        show_on(chosen.node_id, line)
+
+
+def _same_levels(one: Any, other: Any) -> bool:
+    """Whether two samplings have the same noise levels. Distilled ones (LCM) hold every 20th only."""
+    if not math.isclose(float(one.sigma_max), float(other.sigma_max), rel_tol=1e-4):
+        return False
+    levels = [getattr(sampling, "sigmas", None) for sampling in (one, other)]
+    if not all(isinstance(level, torch.Tensor) for level in levels) or levels[0].shape != levels[1].shape:
+        return True
+    return torch.allclose(*(level.float().cpu() for level in levels), rtol=1e-4)
 
 
 def patch_schedule(patcher: ModelPatcher, choice: str, wanted: BetaSchedule) -> str:

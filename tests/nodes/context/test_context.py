@@ -15,7 +15,8 @@ import torch
 from animatediff_flipbook.motion_core.clips.context import ContextOptions, context_windows
 from animatediff_flipbook.nodes.compat import new_patcher
 from animatediff_flipbook.nodes.context.context import ContextSampler, ContextWindows
-from animatediff_flipbook.nodes.context.context_handler import WindowHandler, first_step
+from animatediff_flipbook.nodes.context.context_handler import WindowHandler
+from animatediff_flipbook.nodes.context.context_run import first_step
 from animatediff_flipbook.nodes.motion.apply import ApplyMotionModule
 from animatediff_flipbook.nodes.types import LoadedMotionModule
 from animatediff_flipbook.tests.support import motion_for

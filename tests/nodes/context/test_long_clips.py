@@ -370,7 +370,7 @@ def test_preview_draws_the_steps_of_a_run(base, tmp_path, monkeypatch):
     """Band for band the windows that a sampler with as many steps is given."""
     import folder_paths
     from animatediff_flipbook.nodes.context import context_preview
-    from animatediff_flipbook.nodes.context.context_handler import ContextRun
+    from animatediff_flipbook.nodes.context.context_run import ContextRun
 
     monkeypatch.setattr(folder_paths, "get_temp_directory", lambda: str(tmp_path))
     model, clip = base
