@@ -113,7 +113,8 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _cache(options: argparse.Namespace) -> int:
-    from .run.train import fill_cache, make_accelerator
+    from .run.engine import make_accelerator
+    from .run.prepare import fill_cache
 
     config = configuration.load(options.config, options.overrides)
     encodings, files, held = fill_cache(config, make_accelerator(config))

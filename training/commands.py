@@ -14,14 +14,16 @@ from ..motion_core.files.recognise import recognise
 from ..motion_core.files.tensor_file import TensorFile
 from .config import RunConfig
 from .data.dataset import Batch, ClipData, stacked
-from .data.encode import LiveEncodings
+from .data.live import LiveEncodings
 from .model.base_model import BaseModel, autocast, pick_device
 from .model.denoiser import Denoiser, build, trained_tensors
+from .run.engine import make_accelerator
 from .run.objective import Objective
 from .run.optimizing import has_modes, make_optimizer, set_to
+from .run.parts import schedule_of
+from .run.prepare import fill_cache
 from .run.sampling import ddim, save_animation, to_images
 from .run.states import newest_state, unpack_optimizer
-from .run.train import fill_cache, make_accelerator, schedule_of
 from .run.validate import validation_loss
 
 log = logging.getLogger(__name__)

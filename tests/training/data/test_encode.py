@@ -5,10 +5,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from animatediff_flipbook.training.data import encode, video
+from animatediff_flipbook.training.data import encode, live, video
 from animatediff_flipbook.training.data.cache import Store
 from animatediff_flipbook.training.data.dataset import ClipData, Schedule, stacked
-from animatediff_flipbook.training.data.encode import Encodings, LiveEncodings, mirrored_caption, text_key
+from animatediff_flipbook.training.data.encode import Encodings, text_key
+from animatediff_flipbook.training.data.live import LiveEncodings
 from animatediff_flipbook.training.data.media import list_media
 from PIL import Image
 
@@ -215,7 +216,7 @@ def test_unreadable_files_are_reported_once_and_never_retried(make, clips, tmp_p
 def test_looking_at_files_goes_on_where_it_was_stopped(settings, tmp_path, monkeypatch):
     config = settings(tmp_path / "run", f"cache.folder={tmp_path / 'cache'}", "cache.mode=off")
     files = list_media(config.data.sources, config.data)
-    looked, look = [], encode.tracks_of_file
+    looked, look = [], live.tracks_of_file
 
     def stops(file, *rest):
         if len(looked) == 4:
@@ -223,7 +224,7 @@ def test_looking_at_files_goes_on_where_it_was_stopped(settings, tmp_path, monke
         looked.append(file.name)
         return look(file, *rest)
 
-    monkeypatch.setattr(encode, "tracks_of_file", stops)
+    monkeypatch.setattr(live, "tracks_of_file", stops)
     with pytest.raises(KeyboardInterrupt):
         LiveEncodings(config, "base").fill(None, files)
     assert len(LiveEncodings(config, "base").missing(files)[0]) == 2
@@ -319,20 +320,6 @@ def test_mirrored_samples_have_mirrored_captions(make):
     assert torch.allclose(plain.flip(-1), mirrored, atol=1e-6)
     seen = {float(data.load([index], [(7, 0, slot)]).context[0, 0, 0]) for slot in range(20)}
     assert seen == {float(len(text)) for text in texts}
-
-
-@pytest.mark.parametrize(
-    ("text", "mirrored"),
-    [
-        ("Left turn, leftmost, right.", "Right turn, rightmost, left."),
-        ("LEFT, rightwards, left-hand", "RIGHT, leftwards, right-hand"),
-        ("a bright dog, upright, drives left,right", "a bright dog, upright, drives right,left"),
-        ("a frightened thief, leftovers", "a frightened thief, leftovers"),
-    ],
-)
-def test_words_change_sides(text, mirrored):
-    assert mirrored_caption(text) == mirrored
-    assert mirrored_caption(mirrored) == text
 
 
 def test_captions_of_different_lengths_share_a_batch():

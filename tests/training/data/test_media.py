@@ -16,7 +16,8 @@ from animatediff_flipbook.training.data import cache
 from animatediff_flipbook.training.data.cache import Store
 from animatediff_flipbook.training.data.media import MediaFile, content_hashes, list_media
 from animatediff_flipbook.training.data.video import timed_frames
-from animatediff_flipbook.training.run.train import split_files, train
+from animatediff_flipbook.training.run.prepare import split_files
+from animatediff_flipbook.training.run.train import train
 
 
 def listed(*sources: SourceConfig, **settings) -> list[tuple[str, str]]:
