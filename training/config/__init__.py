@@ -15,7 +15,8 @@ from .loop import (
     ValidationConfig,
 )
 from .model import BaseConfig, LoraConfig, MotionConfig
-from .read import from_dict, load, override, to_dict
+from .override import override
+from .read import from_dict, load, to_dict
 from .run import RunConfig, Stage
 
 __all__ = [

@@ -59,6 +59,12 @@ def check_run(config: RunConfig) -> None:
         require(
             ok, "data.resolutions", [width, height], "sides must be multiples of 8 pixels (the VAE's factor)."
         )
+    require(
+        data.frames > 1 or config.stage == "domain_adapter",
+        "data.frames",
+        data.frames,
+        "one frame does not move, at least 2 are needed (stage domain_adapter takes single frames).",
+    )
     require(data.fps >= 0, "data.fps", data.fps, "must be positive, or 0 for every source frame.")
     require(
         re.fullmatch(r"#[0-9a-fA-F]{6}", data.background) is not None,

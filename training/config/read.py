@@ -1,4 +1,4 @@
-"""From text to dataclasses: a TOML file, `key=value` overrides, plain data."""
+"""From text to dataclasses: a TOML file, overrides, plain data."""
 
 from __future__ import annotations
 
@@ -12,12 +12,28 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
+from .override import override
 from .run import RunConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+PATHS = {
+    "output",
+    "checkpoint",
+    "comfyui",
+    "custom_nodes",
+    "domain_adapter",
+    "file",
+    "path",
+    "media_root",
+    "folder",
+    "prompt_file",
+}
+"""Names of settings that are paths."""
 
 
 def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
@@ -38,7 +54,8 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunCo
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not valid TOML: {error}") from error
+        hint = " A back-slash in double quotes begins an escape: write paths in single quotes or with /."
+        raise ValueError(f"{path} is not valid TOML: {error}{hint * ('escape' in str(error))}") from error
     for text in overrides:
         override(tree, text)
     return from_dict(tree)
@@ -56,34 +73,6 @@ def from_dict(tree: dict[str, Any]) -> RunConfig:
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """Plain data that :func:`from_dict` and JSON understand."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def override(tree: dict[str, Any], text: str) -> None:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"{text!r} is no override. Write key=value, for example train.steps=100.")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value  # a bare word or path: shells eat the quotes that TOML wants
-    *parents, last = key.strip().split(".")
-    node: Any = tree
-    for depth, part in enumerate(parents):
-        if not isinstance(node, dict | list):
-            raise ValueError(f"{key}: {'.'.join(parents[:depth])} is a value, not a table.")
-        node = node[_index(node, part, key)] if isinstance(node, list) else node.setdefault(part, {})
-    if isinstance(node, list):
-        node[_index(node, last, key)] = parsed
-    elif isinstance(node, dict):
-        node[last] = parsed
-    else:
-        raise ValueError(f"{key}: {'.'.join(parents)} is a value, not a table.")
-
-
-def _index(items: list, part: str, key: str) -> int:
-    if not part.isdigit() or int(part) >= len(items):
-        raise ValueError(f"{key}: {part!r} is no place in a list of {len(items)}; count from 0.")
-    return int(part)
 
 
 def _build(kind: type, tree: Any, where: str) -> Any:
@@ -135,9 +124,23 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if hint is float and isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{where} must be finite, got {value!r}.")
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if hint is str and isinstance(value, str):
+        _refuse_escapes(value, where)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ValueError(f"{where} must be of type {hint.__name__}, got {value!r}.")
     return value
+
+
+def _refuse_escapes(value: str, where: str) -> None:
+    """``"D:\\train\\new"`` in TOML holds a tab and a new line, which nobody means in a path."""
+    names = [part for part in where.split(".") if not part.isdigit()]
+    if names[-1] in PATHS and not value.isprintable():
+        raise ValueError(
+            f"{where} = {value!r} holds characters that no path has: in double quotes a back-slash begins an "
+            "escape. Write the path in single quotes, or with forward slashes."
+        )
 
 
 def _join(where: str, key: str) -> str:
