@@ -178,8 +178,8 @@ def test_a_mark_in_front_of_the_text_and_other_encodings(write, tmp_path):
 
 
 TEXTS = (
-    "2024", "2024-05-01", "12:30:00", "2024-05-01T12:00:00Z", "true", "12 # twelve", "1e5", "[a]", "{}", "inf",
-    "0x10", r"D:\train\new", r"D:\data", "a=b", "it's", "'a' and 'b'", "#1", "nan", "", "a\\",
+    "2024", "2024-05-01", "12:30:00", "2024-05-01T12:00:00Z", "true", "12 # twelve", "1e5", "[a]", "{}",
+    "inf", "0x10", r"D:\train\new", r"D:\data", "a=b", "it's", "'a' and 'b'", "#1", "nan", "", "a\\",
 )  # fmt: skip
 FIELDS = ("name", "output", "base.checkpoint", "data.sources.0.path", "data.caption_prefix", "optimizer.name")
 

@@ -22,8 +22,9 @@ class SourceConfig:
     """One place that training clips or images come from."""
 
     path: str
-    """A folder (searched through), a `.jsonl` list, a `.csv` table, or a WebDataset `.tar` (`{0000..0012}`
-    expands)."""
+    """A folder (searched through, hidden ones left out; captions from `metadata.jsonl` or `metadata.csv`, or
+    from a `.txt` or `.caption` beside each file), a `.jsonl` list, a `.csv` table, or a WebDataset `.tar`
+    (`{0000..0012}` expands)."""
     caption: str = ""
     """One caption for everything here, in place of text files and tables."""
     media_root: str = ""
@@ -67,8 +68,8 @@ class DataConfig:
     motion."""
     background: str = "#ffffff"
     """Colour behind pictures with transparency."""
-    missing_captions: Literal["empty", "refuse", "name"] = "empty"
-    """Files without a caption: empty prompt, error, or words of the file name."""
+    missing_captions: Literal["refuse", "empty", "name"] = "refuse"
+    """Files without a caption: error, empty prompt, or words of the file name."""
     caption_prefix: str = ""
     """Put before every caption, with a space between (a trigger word)."""
 

@@ -18,7 +18,8 @@ from ..files import read_json, write_json
 from ..model.base_model import BaseModel
 from .cache import Store
 from .framing import Size
-from .media import ENCODING, MediaFile, content_hashes
+from .media import MediaFile, content_hashes, say_left_out
+from .tables import ENCODING
 from .tracks import Track, mirrored_caption, tracks_of_file
 from .video import Unreadable
 
@@ -187,8 +188,7 @@ class Encodings:
                     )
                 )  # fmt: skip
         if self.rank == 0:
-            for name, reason in bad.items():
-                log.warning("Left out: %s: %s", name, reason)
+            say_left_out(list(bad.items()))
         if not tracks:
             raise ValueError(f"None of the {len(files)} files can be used. The reasons are above.")
         return tracks

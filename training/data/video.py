@@ -26,6 +26,8 @@ import av
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
+from ..files import is_regular
+
 log = logging.getLogger(__name__)
 
 VIDEO_ENDINGS = {
@@ -135,7 +137,8 @@ def frame_files(folder: Path) -> list[Path]:
         parts = re.split(r"(\d+)", path.name)
         return [int(part) if number % 2 else part for number, part in enumerate(parts)], path.name
 
-    return sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURE_ENDINGS), key=order)
+    found = (p for p in folder.iterdir() if p.suffix.lower() in PICTURE_ENDINGS and p.name[0] != ".")
+    return sorted(filter(is_regular, found), key=order)
 
 
 def _folder(folder: Path, background: str) -> Iterator[TimedFrame]:
