@@ -17,10 +17,9 @@ from ..config import RunConfig
 from ..files import read_json, write_json
 from ..model.base_model import BaseModel
 from .cache import Store
-from .framing import Size
 from .media import MediaFile, content_hashes, say_left_out
 from .tables import ENCODING
-from .tracks import Track, mirrored_caption, tracks_of_file
+from .tracks import Decoded, Track, frames_at, mirrored_caption, tracks_of_file
 from .video import Unreadable
 
 log = logging.getLogger(__name__)
@@ -130,19 +129,19 @@ class Encodings:
         with written(self.latents, write) as finished:
             for number, (file, content_hash) in enumerate(todo):
                 try:
-                    tracks = tracks_of_file(file, content_hash, self.config)
+                    decoded = tracks_of_file(file, content_hash, self.config)
+                    for key, _, pixels in decoded.tracks:
+                        self._encode(base, key, pixels)
+                    waiting[content_hash] = facts_of(file, decoded)
                 except Unreadable as error:
                     waiting[content_hash] = failure(file, error)
-                else:
-                    for key, _, pixels in tracks:
-                        self._encode(base, key, pixels)
-                    waiting[content_hash] = facts_of(file, tracks)
                 finished()
                 if progress:
                     progress("latents", number + 1, len(todo))
         with written(self.text, self.text.flush) as finished:
             for number, text in enumerate(texts):
                 states, pooled = base.encode_text(text)
+                require_finite_text(text, states, pooled)
                 self.text.put(f"{text_key(text)}.states", states.to(self.dtype))
                 if pooled is not None:
                     self.text.put(f"{text_key(text)}.pooled", pooled.to(self.dtype))
@@ -152,9 +151,13 @@ class Encodings:
 
     def _encode(self, base: BaseModel, key: str, pixels: np.ndarray) -> None:
         mean, logvar = base.encode_pixels(torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255)
-        self.latents.put(f"{key}.mean", mean.to(self.dtype))
+        moments = {"mean": mean.to(self.dtype)}
         if logvar is not None:
-            self.latents.put(f"{key}.logvar", logvar.to(self.dtype))
+            moments["logvar"] = logvar.to(self.dtype)
+        if not all(bool(torch.isfinite(moment).all()) for moment in moments.values()):
+            raise not_finite(self.config)
+        for name, moment in moments.items():
+            self.latents.put(f"{key}.{name}", moment)
 
     def tracks(self, files: Sequence[MediaFile]) -> list[Track]:
         """All usable tracks, in the order of the files; unusable files are reported, each once.
@@ -169,6 +172,7 @@ class Encodings:
         stride = 1 if self.config.camera.direction else self.config.data.stride
         hashes = content_hashes(files, self._memo)
         bad: dict[str, str] = {}
+        cut: list[str] = []
         for file, content_hash in zip(files, hashes, strict=True):
             facts = self._facts.get(content_hash)
             if facts is None:
@@ -179,6 +183,8 @@ class Encodings:
                 bad[file.name] = facts["error"]
                 continue
             plain = [fact for fact in facts["tracks"] if not fact["key"].endswith(".mirror")]
+            if facts.get("cut"):
+                cut.append(file.name)
             for fact in plain:
                 mirror = f"{fact['key']}.mirror" if self.config.data.horizontal_flip else ""
                 tracks.append(
@@ -189,8 +195,16 @@ class Encodings:
                 )  # fmt: skip
         if self.rank == 0:
             say_left_out(list(bad.items()))
+        if cut and self.rank == 0:
+            data = self.config.data
+            log.warning(
+                "%d files are longer than data.max_frames_per_file, %s; the rest of them is not used: %s%s",
+                *(len(cut), frames_at(data.max_frames_per_file, data.fps), ", ".join(cut[:3])),
+                " ..." if len(cut) > 3 else "",
+            )
         if not tracks:
-            raise ValueError(f"None of the {len(files)} files can be used. The reasons are above.")
+            name, reason = next(iter(bad.items()))
+            raise ValueError(f"None of the {len(files)} files can be used, such as {name}: {reason}")
         return tracks
 
     def has_variance(self, track: Track) -> bool:
@@ -216,12 +230,37 @@ class Encodings:
         ).float() if pooled in self.text else None
 
 
-def facts_of(file: MediaFile, tracks: list[tuple[str, Size, np.ndarray]]) -> dict:
+def facts_of(file: MediaFile, decoded: Decoded) -> dict:
     """What is remembered of a file's tracks."""
     facts = [
-        {"key": key, "bucket": list(bucket), "num_frames": len(pixels)} for key, bucket, pixels in tracks
+        {"key": key, "bucket": list(bucket), "num_frames": len(pixels)}
+        for key, bucket, pixels in decoded.tracks
     ]
-    return {"name": file.name, "tracks": facts}
+    return {"name": file.name, "tracks": facts, "cut": decoded.cut}
+
+
+def not_finite(config: RunConfig) -> Unreadable:
+    """What is wrong with a file that encodes to infinite values."""
+    error = Unreadable(
+        f"the VAE of {Path(config.base.checkpoint).name} gives values that are not finite for it (stored as "
+        f"cache.dtype = {config.cache.dtype!r}). Use a checkpoint whose VAE is whole and holds in this "
+        "precision"
+    )
+    error.passing = True  # another machine or precision may do better
+    return error
+
+
+def require_finite_text(text: str, states: torch.Tensor, pooled: torch.Tensor | None) -> None:
+    """Refuse a broken text encoder.
+
+    Raises:
+        ValueError: names the caption.
+    """
+    if not all(bool(torch.isfinite(part).all()) for part in (states, pooled) if part is not None):
+        raise ValueError(
+            f"base.checkpoint: its text encoder gives values that are not finite for the caption "
+            f"{text[:60]!r}. The checkpoint is damaged: download it again, or use another."
+        )
 
 
 def failure(file: MediaFile, error: Unreadable) -> dict:

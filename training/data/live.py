@@ -10,7 +10,7 @@ import torch
 from ..config import RunConfig
 from ..files import write_json
 from ..model.base_model import BaseModel
-from .encode import Encodings, facts_of, failure, written
+from .encode import Encodings, facts_of, failure, not_finite, require_finite_text, written
 from .media import MediaFile
 from .tracks import Track, tracks_of_file
 from .video import Unreadable
@@ -49,8 +49,9 @@ class LiveEncodings(Encodings):
         with written(self.latents, lambda: write_json(self._facts_path, self._facts)) as finished:
             for number, (file, content_hash) in enumerate(todo):
                 try:
-                    tracks = tracks_of_file(file, content_hash, self.config)
-                    self._facts[content_hash] = facts_of(file, tracks)
+                    self._facts[content_hash] = facts_of(
+                        file, tracks_of_file(file, content_hash, self.config)
+                    )
                 except Unreadable as error:
                     self._facts[content_hash] = failure(file, error)
                 finished()
@@ -64,11 +65,28 @@ class LiveEncodings(Encodings):
         return tracks
 
     def latent_frames(self, key: str, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Decode the file and encode the frames asked for."""
+        """Decode the file and encode the frames asked for.
+
+        Raises:
+            ValueError: the file is gone, has changed, or encodes to infinite values.
+        """
         content_hash = key.split(".")[0]
-        tracks = tracks_of_file(self._files[content_hash], content_hash, self.config)
-        pixels = next(pixels for name, _, pixels in tracks if name == key)
-        return self.base.encode_pixels(torch.from_numpy(np.ascontiguousarray(pixels[indices])).float() / 255)
+        file = self._files[content_hash]
+        try:
+            decoded = tracks_of_file(file, content_hash, self.config)
+            pixels = next((pixels for name, _, pixels in decoded.tracks if name == key), ())
+            if max(indices) >= len(pixels):
+                raise Unreadable("it holds fewer frames than before")
+            part = torch.from_numpy(np.ascontiguousarray(pixels[indices])).float() / 255
+            mean, logvar = self.base.encode_pixels(part)
+            if not bool(torch.isfinite(mean if logvar is None else mean + logvar).all()):
+                raise not_finite(self.config)
+        except Unreadable as error:
+            raise ValueError(
+                f"{file.name} could be used when the run began, and now cannot: {error}. Put it back as it "
+                "was, or take it out of the sources, and go on with --resume."
+            ) from error
+        return mean, logvar
 
     def text_lengths(self, captions: Iterable[str]) -> set[int]:
         """Not known beforehand."""
@@ -77,7 +95,9 @@ class LiveEncodings(Encodings):
     def text_states(self, caption: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Encode a caption, once per run."""
         if caption not in self._texts:
-            self._texts[caption] = self.base.encode_text(caption)
+            states, pooled = self.base.encode_text(caption)
+            require_finite_text(caption, states, pooled)
+            self._texts[caption] = states, pooled
         return self._texts[caption]
 
     def has_variance(self, track: Track) -> bool:

@@ -8,7 +8,9 @@ file gives one track, of which training draws windows; with it, a file gives sev
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -41,13 +43,17 @@ class Track:
     """Its caption."""
 
 
-def tracks_of_file(
-    file: MediaFile, content_hash: str, config: RunConfig
-) -> list[tuple[str, Size, np.ndarray]]:
-    """Decode a file into its tracks.
+class Decoded(NamedTuple):
+    """A file's frames."""
 
-    Returns:
-        ``(key, bucket, frames)`` each, frames (N, height, width, 3) uint8.
+    tracks: list[tuple[str, Size, np.ndarray]]
+    """``(key, bucket, frames)`` each, frames (N, height, width, 3) uint8."""
+    cut: bool
+    """Whether the file goes on after `data.max_frames_per_file`."""
+
+
+def tracks_of_file(file: MediaFile, content_hash: str, config: RunConfig) -> Decoded:
+    """Decode a file into its tracks.
 
     Raises:
         Unreadable: nothing usable in it, with the reason.
@@ -57,13 +63,15 @@ def tracks_of_file(
         content = file.content()
     except OSError as error:
         raise Unreadable.by(error) from error
-    frames = on_grid(
+    on_the_grid = on_grid(
         timed_frames(content, file.member or file.path.name, data.background),
         # A folder of frames has no times: it is taken to be at the wanted rate.
         0.0 if file.path.is_dir() else data.fps,
-        data.max_frames_per_file,
+        data.max_frames_per_file + 1,
         data.repeat_slow_video,
     )
+    beyond: list[Image.Image] = []
+    frames = _first(on_the_grid, data.max_frames_per_file, beyond)
     if camera.direction:
         tracks = _camera_tracks(frames, content_hash, config)
     else:
@@ -81,7 +89,16 @@ def tracks_of_file(
         tracks = [(f"{content_hash}.0", bucket, np.stack(rendered))]
     if data.horizontal_flip:
         tracks += [(f"{key}.mirror", bucket, pixels[:, :, ::-1]) for key, bucket, pixels in tracks]
-    return tracks
+    return Decoded(tracks, bool(beyond))
+
+
+def _first(frames: Iterator[Image.Image], most: int, beyond: list[Image.Image]) -> Iterator[Image.Image]:
+    """The first frames; what comes after them goes to ``beyond``. Read to its end, where a grid is judged."""
+    for number, frame in enumerate(frames):
+        if number < most:
+            yield frame
+        else:
+            beyond.append(frame)
 
 
 def _camera_tracks(frames, content_hash: str, config: RunConfig) -> list[tuple[str, Size, np.ndarray]]:
@@ -99,7 +116,8 @@ def _camera_tracks(frames, content_hash: str, config: RunConfig) -> list[tuple[s
     span = 1 if still else (data.frames - 1) * data.stride + 1
     if len(images) < span:
         raise Unreadable(
-            f"its {len(images)} frames are fewer than the {span} of a clip; camera.still = true needs one"
+            f"its {frames_at(len(images), data.fps)} are fewer than the {span} of a clip; lower data.frames, "
+            "raise data.fps, or set camera.still = true, which needs one"
         )
     starts = sorted({round(s) for s in np.linspace(0, len(images) - span, camera.clips_per_file)})
     tracks = []
@@ -113,6 +131,11 @@ def _camera_tracks(frames, content_hash: str, config: RunConfig) -> list[tuple[s
             rendered.append(render(image, view, bucket))
         tracks.append((f"{content_hash}.{number}", bucket, np.stack(rendered)))
     return tracks
+
+
+def frames_at(count: int, fps: float) -> str:
+    """A number of frames on the grid in words, with the time they take."""
+    return f"{count} frames at data.fps = {fps:g} ({count / fps:.1f} s)" if fps else f"{count} frames"
 
 
 def _bounded(image: Image.Image, bucket: Size) -> Image.Image:

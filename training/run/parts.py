@@ -20,7 +20,7 @@ from ..data.dataset import Batch, ClipData, Schedule
 from ..data.encode import Encodings
 from ..data.live import LiveEncodings
 from ..data.media import MediaFile
-from ..model.base_model import BaseModel
+from ..model.base_model import BaseModel, require_finite_weights
 from ..model.denoiser import Denoiser, build, named_schedule, trained_tensors
 from ..model.sharding import shard
 from .objective import Objective
@@ -111,6 +111,10 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
     if live:
         encodings.base = base
     denoiser = build(config, base)
+    if denoiser.motion is not None:
+        require_finite_weights(denoiser.motion, "motion.file", "motion module")
+    if config.stage != "motion_module":
+        require_finite_weights(denoiser.trained, "lora.file", "layers")
     if config.train.channels_last:
         base.unet.to(memory_format=torch.channels_last)
     prediction = base.prediction if config.objective.prediction == "auto" else config.objective.prediction
