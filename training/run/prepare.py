@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from ..config import RunConfig
 from ..data.encode import Encodings
 from ..data.live import LiveEncodings
 from ..data.media import MediaFile, content_hashes, list_media
+from ..locks import PROBE, Busy, lock, sweep
 from ..model.base_model import BaseModel, file_hash
 from .engine import release_memory
 from .validate import held_out
@@ -24,22 +28,56 @@ def fill_cache(
     config: RunConfig, accelerator: Accelerator
 ) -> tuple[Encodings, list[MediaFile], list[MediaFile]]:
     """Encode what is missing; returns the store, the training files and the held-out files."""
-    _hash_in_shares(config, accelerator)
-    files, held = split_files(config, accelerator.process_index)
-    base_hash = file_hash_of(config, accelerator)
-    kind = LiveEncodings if config.cache.mode == "off" else Encodings
-    encodings = kind(config, base_hash, accelerator.process_index, accelerator.num_processes)
-    todo, texts = encodings.missing([*files, *held])
-    if isinstance(encodings, LiveEncodings):
-        encodings.fill(None, [*files, *held], _Progress(accelerator.is_main_process))
-    elif todo or texts:
-        log.info("Encoding %d files and %d captions into %s", len(todo), len(texts), config.cache_folder)
-        base = BaseModel(config.base, accelerator.device, "fp32", encoders=True, unet=False)
-        encodings.fill(base, [*files, *held], _Progress(accelerator.is_main_process))
-        del base
-        release_memory()
+    with _using_cache(config.cache_folder, accelerator):
+        _hash_in_shares(config, accelerator)
+        files, held = split_files(config, accelerator.process_index)
+        base_hash = file_hash_of(config, accelerator)
+        kind = LiveEncodings if config.cache.mode == "off" else Encodings
+        encodings = kind(config, base_hash, accelerator.process_index, accelerator.num_processes)
+        todo, texts = encodings.missing([*files, *held])
+        if isinstance(encodings, LiveEncodings):
+            encodings.fill(None, [*files, *held], _Progress(accelerator.is_main_process))
+        elif todo or texts:
+            log.info("Encoding %d files and %d captions into %s", len(todo), len(texts), config.cache_folder)
+            base = BaseModel(config.base, accelerator.device, "fp32", encoders=True, unet=False)
+            encodings.fill(base, [*files, *held], _Progress(accelerator.is_main_process))
+            del base
+            release_memory()
+        accelerator.wait_for_everyone()
+        return encodings, files, held
+
+
+@contextmanager
+def _using_cache(folder: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Several runs may fill one cache; what killed ones have left goes while no other is at work there."""
+    if accelerator.is_main_process:
+        try:
+            alone = lock(folder / "cache.lock")
+        except Busy:
+            alone = None
+        # Windows knows no shared locks, so there nobody knows of the others.
+        certain = alone is not None and os.name != "nt"
+        names = r"(base-hash|hashes-\d+|settings-\d+|files-\d+)\.json\.[\w-]+\.tmp|shard-[\w-]+\.\w+\.partial"
+        sweep(
+            [folder, *folder.glob("latents-*"), *folder.glob("text-*")],
+            rf"\.({names})|{PROBE}",
+            alone=certain,
+        )
+        if alone is not None:
+            alone.close()
     accelerator.wait_for_everyone()
-    return encodings, files, held
+    held = None
+    while os.name != "nt":
+        try:
+            held = lock(folder / "cache.lock", shared=True)
+            break
+        except Busy:
+            time.sleep(0.1)  # another run is sweeping
+    try:
+        yield
+    finally:
+        if held is not None:
+            held.close()
 
 
 def file_hash_of(config: RunConfig, accelerator: Accelerator) -> str:

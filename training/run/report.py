@@ -159,8 +159,19 @@ def process_memory() -> int:
 def setup_logging(main: bool = True) -> None:
     """Messages of the trainer to stderr, those of libraries only if they are warnings."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
-    own = logging.getLogger(__name__.rpartition(".")[0])
+    own = logging.getLogger(__package__.rpartition(".")[0])
     own.setLevel(logging.INFO if main else logging.ERROR)
+    for handler in logging.getLogger().handlers:
+        if not any(isinstance(found, _NotOurs) for found in handler.filters):
+            handler.addFilter(_NotOurs())
+
+
+class _NotOurs(logging.Filter):
+    """ComfyUI warns of a missing torchaudio wherever it is imported; training makes no sound, and a
+    new user would take it for an error of ours."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "torchaudio" not in record.getMessage()
 
 
 def facts_line(**facts: Any) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import IO, Any
 
 import torch
 from accelerate import Accelerator
 
 from ..config import RunConfig, to_dict
+from ..locks import PROBE, Busy, lock, sweep
 from ..model.sharding import like, state_like, whole
 from .parts import Parts
 from .states import State, clean_up, has_states, newest_state, pack_optimizer, save_state, unpack_optimizer
@@ -37,6 +41,67 @@ FIXED_SETTINGS = {
 def states_of(config: RunConfig) -> Path:
     """Folder of a run's states."""
     return Path(config.output) / "checkpoints"
+
+
+def lock_output(config: RunConfig) -> IO | None:
+    """Keep other runs out of the folder until the lock is closed; remove what killed ones have left there.
+
+    Raises:
+        ValueError: another run is at work.
+    """
+    output = Path(config.output)
+    try:
+        held = lock(output / "run.lock")
+    except Busy as error:
+        raise ValueError(
+            f"Another training is running in {output}. Wait until it has ended, stop it, or choose another "
+            "output."
+        ) from error
+    alone, name = held is not None, re.escape(config.name)
+    mine = [output, states_of(config), output / "samples", output / "exports"]
+    written = r"config\.json|metrics\.jsonl|step-\d+|step-\d+-\d+\.webp"
+    sweep(mine, rf"\.({written})\.[\w-]+\.tmp|\.{name}(-\d+)?\.\w+\.partial|{PROBE}", alone=alone)
+    # Others may write here at the same time: clips of the sample command, files of other runs.
+    sweep([output / "samples"], rf"\.{name}-\d+-\d+\.webp\.\d+\.tmp", alone=False)
+    if config.export.folder:
+        sweep([Path(config.export.folder)], rf"\.{name}\.safetensors\.tmp|{PROBE}", alone=False)
+    return held
+
+
+def newest_of(config: RunConfig) -> State | None:
+    """A run's newest state that can be gone on with, or None."""
+    return newest_state(states_of(config), check_facts)
+
+
+FACTS = {
+    "config": dict,
+    "fingerprint": str,
+    "global_batch": int,
+    "optimizer": dict,
+    "scaler": (dict, type(None)),
+    "losses": list,
+}
+"""What a state tells beside its tensors."""
+
+
+def check_facts(state: State) -> None:
+    """Whether a state tells all that is needed to go on.
+
+    Raises:
+        ValueError: names what is missing or of another type.
+    """
+    facts = state.facts
+    wrong = [name for name, kind in FACTS.items() if not isinstance(facts.get(name, ...), kind)]
+    if not wrong:
+        table, groups = facts["optimizer"].get("state"), facts["optimizer"].get("groups")
+        tables = [*(table.values() if isinstance(table, dict) else [None])]
+        tables += groups if isinstance(groups, list) else [None]
+        if not all(isinstance(values, dict) for values in tables):
+            wrong.append("optimizer")
+        if not all(type(loss) in (int, float) for loss in facts["losses"]):
+            wrong.append("losses")
+    if wrong:
+        raise ValueError(f"state.json does not hold a usable {', '.join(wrong)}")
 
 
 def save(parts: Parts) -> None:
@@ -74,33 +139,58 @@ def find_state(config: RunConfig, accelerator: Accelerator, resume: bool) -> Sta
     if accelerator.is_main_process:
         clean_up(folder)
     accelerator.wait_for_everyone()
-    state = newest_state(folder)
+    state = newest_of(config)
     if state is None and has_states(folder):
         raise ValueError(
             f"{config.output} holds a run, but none of its states can be read (see above). Put back a copy "
             "of one, or choose another output."
         )
+    steps, stop_at = config.train.steps, config.train.stop_at
     if state is not None and not resume:
+        if state.step >= steps:
+            raise ValueError(
+                f"{config.output} holds a finished run of {state.step} steps; nothing was trained. To train "
+                "it longer, raise train.steps and add --resume. For a new run, choose another output."
+            )
         raise ValueError(
             f"{config.output} holds a run that got to step {state.step}. Go on with --resume, or choose "
             "another output."
         )
     if state is not None:
+        if state.step > steps:
+            raise ValueError(
+                f"train.steps = {steps}, but the run in {config.output} has got to step {state.step}; "
+                "nothing was trained. Raise train.steps, or choose another output."
+            )
         _refuse_changes(state, config)
+        if state.step == steps:
+            what = "all its %d steps: nothing is trained, its file is written again from the last state"
+            log.warning(f"The run in %s has {what}", config.output, steps)
+        elif 0 < stop_at <= state.step:
+            log.warning("train.stop_at = %d is not after step %d: nothing is trained", stop_at, state.step)
     elif resume:
         log.info("There is no state in %s: starting from the beginning", folder)
     return state
 
 
+def weights_in(state: State, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state's weights.
+
+    Raises:
+        ValueError: they are not those of this configuration.
+    """
+    for group in ("weights", "ema"):
+        saved = state.tensors.get(group, weights)
+        if saved.keys() != weights.keys() or any(saved[n].shape != w.shape for n, w in weights.items()):
+            raise ValueError(
+                "The state holds other weights than this configuration trains. Choose another output."
+            )
+    return state.tensors["weights"]
+
+
 def restore(parts: Parts, state: State) -> None:
     """Continue exactly where the state was taken."""
-    saved = state.tensors["weights"]
-    if saved.keys() != parts.weights.keys() or any(
-        saved[n].shape != w.shape for n, w in parts.weights.items()
-    ):
-        raise ValueError(
-            "The state holds other weights than this configuration trains. Choose another output."
-        )
+    saved = weights_in(state, parts.weights)
     if state.facts["global_batch"] != parts.global_batch:
         raise ValueError(
             f"The state was made with {state.facts['global_batch']} clips per step, now there are "
@@ -113,22 +203,58 @@ def restore(parts: Parts, state: State) -> None:
     with torch.no_grad():
         for name, weight in parts.weights.items():
             weight.copy_(like(saved[name], weight))
-    inner = parts.optimizer
-    moments = unpack_optimizer(
-        state.tensors.get("optimizer", {}), state.facts["optimizer"], inner.state_dict()
-    )
-    inner.load_state_dict(state_like(moments, inner))
-    if parts.ema is not None:
-        # Switched on since, the average begins with the weights of now.
-        average = state.tensors.get("ema", saved)
-        for name, weight in parts.ema.weights.items():
-            weight.copy_(like(average[name], weight))
+    # Switched on since, the average begins with the weights of now.
+    average = state.tensors.get("ema", saved)
     scaler = parts.accelerator.scaler
-    if state.facts["scaler"] is not None and scaler is not None:
-        scaler.load_state_dict(state.facts["scaler"])
+    try:
+        load_optimizer(parts.optimizer, state)
+        for name, weight in parts.ema.weights.items() if parts.ema is not None else ():
+            weight.copy_(like(average[name], weight))
+        if state.facts["scaler"] is not None and scaler is not None:
+            scaler.load_state_dict(state.facts["scaler"])
+    except (LookupError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"The state of step {state.step} does not fit this run ({type(error).__name__}: {error}). Remove "
+            "its folder to go on from an older one, or choose another output."
+        ) from error
     parts.step = parts.last_good = state.step
     parts.losses = state.facts["losses"]
     log.info("Resuming after step %d", state.step)
+
+
+def load_optimizer(optimizer: Any, state: State) -> None:
+    """Give an optimizer its state back, in tables and lengths that fit its parameters.
+
+    Raises:
+        ValueError: they do not; LookupError, TypeError: nor does the form.
+    """
+    moments = unpack_optimizer(
+        state.tensors.get("optimizer", {}), state.facts["optimizer"], optimizer.state_dict()
+    )
+    present = optimizer.state_dict()["param_groups"]
+    saved = moments["param_groups"]
+    if [group.get("params") for group in saved] != [group["params"] for group in present]:
+        raise ValueError("its groups of parameters are others")
+    for group, now in zip(saved, present, strict=True):
+        for key, value in now.items():
+            # A default of None is decided by torch, by device; a state may come from another.
+            undecided = key in ("foreach", "fused", "capturable") and group.get(key, ...) in (
+                None,
+                True,
+                False,
+            )
+            if not undecided and (key not in group or not _alike(group[key], value)):
+                raise ValueError(f"its group has no usable {key}")
+    optimizer.load_state_dict(state_like(moments, optimizer))
+
+
+def _alike(saved: Any, now: Any) -> bool:
+    """Whether a saved setting can stand where an optimizer has this one."""
+    kinds = (bool, (int, float), str, (list, tuple), dict, torch.Tensor)
+    kind = next((kind for kind in kinds if isinstance(now, kind)), type(now))
+    if isinstance(now, list | tuple) and isinstance(saved, list | tuple):
+        return len(saved) == len(now) and all(map(_alike, saved, now))
+    return isinstance(saved, kind) and (kind is bool) == isinstance(saved, bool)
 
 
 def _refuse_changes(state: State, config: RunConfig) -> None:

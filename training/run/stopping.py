@@ -7,11 +7,27 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 log = logging.getLogger(__name__)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop before its first step; everything that was finished is on the disk."""
+
+
+@contextmanager
+def kept_when_stopped() -> Iterator[None]:
+    """Ctrl-C or SIGTERM within this block, which writes down what it finishes, loses nothing."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted from error
 
 
 class Stopping:

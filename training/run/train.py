@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -27,10 +28,10 @@ from .looking import export, look
 from .objective import bin_of
 from .optimizing import learning_rate, set_learning_rate
 from .parts import build_parts, describe
-from .preflight import check_files
+from .preflight import check_files, check_folders
 from .report import Report, process_memory
-from .saving import find_state, restore, save
-from .stopping import Stopping
+from .saving import find_state, lock_output, restore, save
+from .stopping import Stopping, kept_when_stopped
 
 log = logging.getLogger(__name__)
 
@@ -76,13 +77,18 @@ class Run:
         self.accelerator = engine.make_accelerator(config)
         # Asked at the end, when another run may have reset it.
         self.num_processes = self.accelerator.num_processes
+        self._lock: IO | None = None
         try:
-            self._build(config, resume)
+            with kept_when_stopped():
+                self._build(config, resume)
         except BaseException:
             self.close()
             raise
 
     def _build(self, config: RunConfig, resume: bool) -> None:
+        check_folders(config)
+        if self.accelerator.is_main_process:
+            self._lock = lock_output(config)
         state = find_state(config, self.accelerator, resume)
         check_files(config)
         self.parts = build_parts(config, self.accelerator)
@@ -179,6 +185,8 @@ class Run:
         if self.report is not None:
             self.report.close()
         engine.close(self.accelerator, self.num_processes)
+        if self._lock is not None:
+            self._lock.close()
 
 
 def _by_bin(losses: Sequence[float], timesteps: Sequence[int], bins: int = 4) -> dict[str, float]:
