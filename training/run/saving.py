@@ -237,24 +237,27 @@ def load_optimizer(optimizer: Any, state: State) -> None:
         raise ValueError("its groups of parameters are others")
     for group, now in zip(saved, present, strict=True):
         for key, value in now.items():
-            # A default of None is decided by torch, by device; a state may come from another.
-            undecided = key in ("foreach", "fused", "capturable") and group.get(key, ...) in (
-                None,
-                True,
-                False,
-            )
-            if not undecided and (key not in group or not _alike(group[key], value)):
+            if key not in group or not _alike(group[key], value, switches=key not in LOOSE_SWITCHES):
                 raise ValueError(f"its group has no usable {key}")
     optimizer.load_state_dict(state_like(moments, optimizer))
 
 
-def _alike(saved: Any, now: Any) -> bool:
-    """Whether a saved setting can stand where an optimizer has this one."""
-    kinds = (bool, (int, float), str, (list, tuple), dict, torch.Tensor)
-    kind = next((kind for kind in kinds if isinstance(now, kind)), type(now))
+LOOSE_SWITCHES = ("foreach", "fused", "capturable", "train_mode")
+"""What torch decides by device, and whether weights or their averages are in place; neither is a setting."""
+
+
+def _alike(saved: Any, now: Any, switches: bool = True) -> bool:
+    """Whether a saved setting can stand where an optimizer has this one. Switches cannot have changed."""
+    if not switches:
+        return saved is None or isinstance(saved, bool)
+    if now is None:
+        return True  # some optimizers fill it in on the way
+    if isinstance(now, bool) or isinstance(saved, bool):
+        return saved is now
     if isinstance(now, list | tuple) and isinstance(saved, list | tuple):
         return len(saved) == len(now) and all(map(_alike, saved, now))
-    return isinstance(saved, kind) and (kind is bool) == isinstance(saved, bool)
+    kinds = ((int, float), str, (list, tuple), dict, torch.Tensor)
+    return isinstance(saved, next((kind for kind in kinds if isinstance(now, kind)), type(now)))
 
 
 def _refuse_changes(state: State, config: RunConfig) -> None:

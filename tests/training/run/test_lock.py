@@ -51,7 +51,7 @@ def test_a_lock_ends_with_its_process(shared, tmp_path):
 
 
 OURS = {
-    "run": (".config.json.12-0123abcd.tmp", ".metrics.jsonl.12.tmp", ".result.abc_1.partial", ".0123abcd.tmp"),
+    "run": (".config.json.12-0123abcd.tmp", ".metrics.jsonl.1.tmp", ".result.abc_.partial", ".0123abcd.tmp"),
     "run/checkpoints": (".step-00000002.12.tmp/weights.safetensors",),
     "run/samples": (".step-00000002-00.webp.12.tmp",),
     "run/exports": (".result-00000002.abc_12x.partial",),
