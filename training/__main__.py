@@ -22,7 +22,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from . import config as configuration
-from .run.report import setup_logging
+from .run.report import printable, setup_logging
 from .run.stopping import Interrupted, kept_when_stopped
 
 log = logging.getLogger(f"{__package__}.command")  # __name__ is no part of the package when it is run
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _terminated_as_interrupted():
             return options.run(options)
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {printable(str(error))}", file=sys.stderr)
         return 1
     except Interrupted:
         print("Stopped. What was finished is kept: the same command goes on from there.", file=sys.stderr)

@@ -225,3 +225,26 @@ def test_the_first_words_are_ours(settings, tmp_path):
     code = code.replace("'train'", "'cache'")
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert "INFO The cache is complete: 6 tracks of 6 files" in done.stderr
+
+
+def test_a_file_s_words_are_escaped(settings, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "a\n\x1b[31mINFO all is well\r.mp4").write_bytes(b"no video" * 99)
+    config = settings(tmp_path / "run", f"cache.folder={tmp_path / 'cache'}")
+    tree = to_dict(config)
+    tree["data"]["sources"][0]["path"] = str(folder)
+    path = tmp_path / "config.toml"
+    path.write_text(toml(tree))
+    code = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "import conftest\n"
+        "from animatediff_flipbook.training.__main__ import main\n"
+        f"sys.exit(main(['train', {str(path)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Left out: " in done.stderr and "Error: None of the 1 files can be used" in done.stderr
+    assert r"a\n\x1b[31mINFO all is well\r.mp4" in done.stderr
+    assert "\x1b" not in done.stderr and "\nINFO all" not in done.stderr
