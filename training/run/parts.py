@@ -186,8 +186,8 @@ def _held_clips(config: RunConfig, encodings: Encodings, held: list[MediaFile]) 
     """Clips for validation; a run does without where none can be used."""
     try:
         return ClipData(config, encodings, encodings.tracks(held))
-    except ValueError as error:
-        log.warning("There is no validation: of the held-out files none is usable. %s", error)
+    except ValueError:
+        log.warning("There is no validation: of the held-out files none is usable, for the reasons above")
         return None
 
 
