@@ -22,9 +22,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from . import config as configuration
-from .run.report import setup_logging
+from .run.report import printable, setup_logging
+from .run.stopping import Interrupted, kept_when_stopped
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"{__package__}.command")  # __name__ is no part of the package when it is run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,8 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _terminated_as_interrupted():
             return options.run(options)
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {printable(str(error))}", file=sys.stderr)
         return 1
+    except Interrupted:
+        print("Stopped. What was finished is kept: the same command goes on from there.", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
@@ -113,10 +117,12 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _cache(options: argparse.Namespace) -> int:
-    from .run.train import fill_cache, make_accelerator
+    from .run.engine import make_accelerator
+    from .run.prepare import fill_cache
 
     config = configuration.load(options.config, options.overrides)
-    encodings, files, held = fill_cache(config, make_accelerator(config))
+    with kept_when_stopped():
+        encodings, files, held = fill_cache(config, make_accelerator(config))
     tracks = encodings.tracks([*files, *held])
     log.info("The cache is complete: %d tracks of %d files", len(tracks), len(files) + len(held))
     return 0

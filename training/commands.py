@@ -14,14 +14,16 @@ from ..motion_core.files.recognise import recognise
 from ..motion_core.files.tensor_file import TensorFile
 from .config import RunConfig
 from .data.dataset import Batch, ClipData, stacked
-from .data.encode import LiveEncodings
+from .data.live import LiveEncodings
 from .model.base_model import BaseModel, autocast, pick_device
 from .model.denoiser import Denoiser, build, trained_tensors
+from .run.engine import make_accelerator
 from .run.objective import Objective
 from .run.optimizing import has_modes, make_optimizer, set_to
+from .run.parts import schedule_of
+from .run.prepare import fill_cache
 from .run.sampling import ddim, save_animation, to_images
-from .run.states import newest_state, unpack_optimizer
-from .run.train import fill_cache, make_accelerator, schedule_of
+from .run.saving import load_optimizer, newest_of, weights_in
 from .run.validate import validation_loss
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ def trained_model(config: RunConfig, *, encoders: bool) -> Trained:
         config: the run.
         encoders: whether VAE and text encoder are wanted too.
     """
-    state = newest_state(Path(config.output) / "checkpoints")
+    state = newest_of(config)
     base = BaseModel(config.base, pick_device(config.base.device), config.train.precision, encoders=encoders)
     denoiser = build(config, base).eval()
     if state is None:
@@ -55,11 +57,10 @@ def trained_model(config: RunConfig, *, encoders: bool) -> Trained:
             "There is no state in %s: these are the weights that training would start from", config.output
         )
     else:
-        set_to(trained_tensors(denoiser), state.tensors["weights"])
+        set_to(trained_tensors(denoiser), weights_in(state, trained_tensors(denoiser)))
         optimizer = make_optimizer(denoiser.trained, config.optimizer)
         if has_modes(optimizer):
-            saved = state.tensors.get("optimizer", {}), state.facts["optimizer"]
-            optimizer.load_state_dict(unpack_optimizer(*saved, optimizer.state_dict()))
+            load_optimizer(optimizer, state)
             optimizer.eval()
         if "ema" in state.tensors:
             set_to(trained_tensors(denoiser), state.tensors["ema"])
@@ -150,6 +151,10 @@ def convert(source: Path, target: Path, dtype: str | None = None) -> str:
     Raises:
         FileNotFoundError, ValueError: no such file, or nothing that can be converted.
     """
+    if target.exists() and target.samefile(source):
+        raise ValueError(
+            f"{target} is the file to read as well. Nothing was converted: name another file to write."
+        )
     metadata = {key: value for key, value in TensorFile(source).metadata.items() if key != "format"}
     kind = recognise(TensorFile(source).shapes)
     kind_of_float = None if dtype is None else DTYPES[dtype]

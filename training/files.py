@@ -1,5 +1,5 @@
-"""Writing JSON so that a reader sees the old file or the new one, never a part (tensors:
-motion_core.files.tensor_file)."""
+"""Files: which are safe to open, and writing JSON so that a reader sees the old file or the new one, never a
+part (tensors: motion_core.files.tensor_file)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,26 @@ import json
 import logging
 import os
 import secrets
+import stat
 from pathlib import Path
 from typing import Any
 
 log = logging.getLogger(__name__)
 
 
+def is_regular(path: Path) -> bool:
+    """A regular file, or a link to one. Whoever opens a pipe waits for ever, and devices have no end."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):  # not there, or a name that no file can have
+        return False
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A file of what can be found out again: empty, with a warning, if it is damaged."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         log.warning("%s is damaged (%s); what it held is found out again", path, error)
         return {}
 
@@ -27,8 +36,12 @@ def write_json(path: Path, data: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # On a disk that several machines share, two processes may have one number.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(data, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(data, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

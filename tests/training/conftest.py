@@ -103,7 +103,13 @@ def settings(clips, checkpoint, tmp_path_factory):
                 "comfyui": os.environ.get("COMFYUI_PATH", str(ROOT / ".flipbook" / "comfyui-0.3.75")),
                 "device": "cpu",
             },
-            "data": {"sources": [{"path": str(clips)}], "resolutions": [[64, 64]], "frames": 4, "fps": 8},
+            "data": {
+                "sources": [{"path": str(clips)}],
+                "resolutions": [[64, 64]],
+                "frames": 4,
+                "fps": 8,
+                "missing_captions": "empty",
+            },  # fmt: skip
             "cache": {"folder": str(cache)},
             "lora": {"rank": 4},
             "optimizer": {"lr": 1e-3},

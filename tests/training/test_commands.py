@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from animatediff_flipbook.motion_core.files.checkpoint import open_motion_module
 from animatediff_flipbook.motion_core.files.lora import read_lora, save_motion_lora
 from animatediff_flipbook.training.__main__ import main
 from animatediff_flipbook.training.config import to_dict
-from animatediff_flipbook.training.data import encode
+from animatediff_flipbook.training.data import cache, encode
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -101,6 +104,8 @@ def test_convert_folds_alpha(tmp_path):
 def test_mistakes_end_with_one_sentence(run, capsys, tmp_path):
     path, _ = run
     assert main(["train", str(path)]) == 1
+    assert "holds a finished run of 2 steps; nothing was trained." in capsys.readouterr().err
+    assert main(["train", str(path), "train.steps=3"]) == 1
     assert "--resume" in capsys.readouterr().err
     assert main(["train", str(path), "train.stepz=1"]) == 1
     assert "Did you mean 'steps'" in capsys.readouterr().err
@@ -127,7 +132,7 @@ def test_stopped_while_encoding_what_is_done_is_kept(settings, tmp_path, monkeyp
     # Should nobody take the signal, the test fails instead of ending the session.
     signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        assert main(["cache", str(path)]) == 130
+        assert main(["cache", str(path)]) == 3
         assert main(["cache", str(path)]) == 0
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -142,3 +147,104 @@ def test_overrides_may_stand_on_both_sides_of_an_option(run, capsys):
     with pytest.raises(SystemExit):
         main(["train", str(path), "--resumee", "train.steps=2"])
     assert "--resumee" in capsys.readouterr().err
+
+
+def test_what_was_not_trained_is_said(run, capsys, caplog):
+    path, folder = run
+    before = load_file(folder / "result.safetensors")
+    assert main(["train", str(path), "--resume", "train.steps=1"]) == 1
+    error = capsys.readouterr().err
+    assert "train.steps = 1, but the run" in error and "nothing was trained" in error
+    caplog.clear()
+    assert main(["train", str(path), "--resume"]) == 0
+    assert "all its 2 steps: nothing is trained, its file is written again" in caplog.text
+    after = load_file(folder / "result.safetensors")
+    assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
+    assert main(["train", str(path), "--resume", "train.steps=9", "train.stop_at=1"]) == 0
+    assert "train.stop_at = 1 is not after step 2: nothing is trained" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["same", "other spelling", "link", "hard link"])
+def test_a_file_is_not_converted_onto_itself(how, run, tmp_path, capsys):
+    _, folder = run
+    source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    source.write_bytes((folder / "result.safetensors").read_bytes())
+    if how == "same":
+        target = source
+    elif how == "other spelling":
+        target = tmp_path / "x" / ".." / "a.safetensors"
+        (tmp_path / "x").mkdir()
+    elif how == "link":
+        target.symlink_to(source)
+    else:
+        os.link(source, target)
+    before = source.read_bytes()
+    assert main(["convert", str(source), str(target), "--dtype", "float16"]) == 1
+    assert "Nothing was converted" in capsys.readouterr().err
+    assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("command", ["cache", "train"])
+def test_stopped_before_the_first_step_it_exits_with_3_and_leaves_no_rubbish(
+    command, number, settings, tmp_path, monkeypatch
+):
+    config = settings(tmp_path / "run", f"cache.folder={tmp_path / 'cache'}")
+    path = tmp_path / "config.toml"
+    path.write_text(toml(to_dict(config)))
+    save, kept = cache.save_tensors, signal.getsignal(signal.SIGTERM)
+
+    def stops(*arguments):
+        monkeypatch.setattr(cache, "save_tensors", save)
+        os.kill(os.getpid(), number)
+        return save(*arguments)
+
+    monkeypatch.setattr(cache, "save_tensors", stops)
+    assert main([command, str(path)]) == 3
+    assert signal.getsignal(signal.SIGTERM) == kept
+    assert not [p for p in tmp_path.rglob(".*") if p.suffix in (".tmp", ".partial")]
+    assert main(["cache", str(path)]) == 0
+
+
+def test_the_first_words_are_ours(settings, tmp_path):
+    """As a new user sees them: nothing of what ComfyUI misses for sound, but our own lines."""
+    config = settings(tmp_path / "run")
+    path = tmp_path / "config.toml"
+    path.write_text(toml(to_dict(config)))
+    code = (
+        "import sys; sys.modules['torchaudio'] = None\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "import conftest\n"
+        "from animatediff_flipbook.training.__main__ import main\n"
+        f"sys.exit(main(['train', {str(path)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "torchaudio" not in done.stderr
+    assert "INFO Base model tiny.safetensors" in done.stderr and "INFO Training motion_module" in done.stderr
+    code = code.replace("'train'", "'cache'")
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert "INFO The cache is complete: 6 tracks of 6 files" in done.stderr
+
+
+def test_a_file_s_words_are_escaped(settings, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "a\n\x1b[31mINFO all is well\r.mp4").write_bytes(b"no video" * 99)
+    config = settings(tmp_path / "run", f"cache.folder={tmp_path / 'cache'}")
+    tree = to_dict(config)
+    tree["data"]["sources"][0]["path"] = str(folder)
+    path = tmp_path / "config.toml"
+    path.write_text(toml(tree))
+    code = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "import conftest\n"
+        "from animatediff_flipbook.training.__main__ import main\n"
+        f"sys.exit(main(['train', {str(path)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Left out: " in done.stderr and "Error: None of the 1 files can be used" in done.stderr
+    assert r"a\n\x1b[31mINFO all is well\r.mp4" in done.stderr
+    assert "\x1b" not in done.stderr and "\nINFO all" not in done.stderr

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from animatediff_flipbook.training import config as configuration
+from animatediff_flipbook.training.config.read import tomllib
 
 RECIPES = Path(__file__).resolve().parents[2] / "training" / "recipes"
 
@@ -134,12 +135,12 @@ def test_no_file_and_no_toml(write, tmp_path):
 
 
 def test_every_setting_is_explained():
-    """A docstring below each field, as `config.py` promises."""
+    """A docstring below each field, as `config` promises."""
     import ast
-    import inspect
 
-    tree = ast.parse(inspect.getsource(configuration))
-    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    files = Path(configuration.__file__).parent.glob("*.py")
+    nodes = [node for path in files for node in ast.parse(path.read_text()).body]
+    classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
     assert {c.name for c in classes} >= {"RunConfig", "DataConfig", "TrainConfig"}
     for cls in classes:
         for field, following in zip(cls.body, [*cls.body[1:], None], strict=True):
@@ -162,7 +163,7 @@ def test_there_is_a_recipe_for_every_stage():
 
 
 def test_recipes_are_installed_and_say_what_loss_to_expect():
-    project = configuration.tomllib.loads((RECIPES.parents[1] / "pyproject.toml").read_text())
+    project = tomllib.loads((RECIPES.parents[1] / "pyproject.toml").read_text())
     data = project["tool"]["setuptools"]["package-data"]["animatediff_flipbook.training"]
     assert {path for pattern in data for path in RECIPES.parent.glob(pattern)} >= set(RECIPES.glob("*.toml"))
     assert all("\n# Loss " in path.read_text() for path in RECIPES.glob("*.toml"))
@@ -174,3 +175,60 @@ def test_a_mark_in_front_of_the_text_and_other_encodings(write, tmp_path):
     (tmp_path / "latin.toml").write_bytes(SMALL.encode() + "# \xe9".encode("latin-1"))
     with pytest.raises(ValueError, match="latin.toml is not UTF-8 text"):
         configuration.load(tmp_path / "latin.toml")
+
+
+TEXTS = (
+    "2024", "2024-05-01", "12:30:00", "2024-05-01T12:00:00Z", "true", "12 # twelve", "1e5", "[a]", "{}",
+    "inf", "0x10", r"D:\train\new", r"D:\data", "a=b", "it's", "'a' and 'b'", "#1", "nan", "", "a\\",
+)  # fmt: skip
+FIELDS = ("name", "output", "base.checkpoint", "data.sources.0.path", "data.caption_prefix", "optimizer.name")
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_fields_take_the_text(field, text):
+    """Whatever TOML would make of it, and with quotes of either kind around it as well."""
+    for quote in ("", "'", '"'):
+        if quote and quote in text:
+            continue
+        tree = {"data": {"sources": [{}]}}
+        configuration.override(tree, f"{field}={quote}{text}{quote}")
+        node = tree
+        for part in field.split("."):
+            node = node[int(part)] if part.isdigit() else node[part]
+        assert node == text, quote
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [(".5", 0.5), ("1.", 1.0), ("5e-4", 5e-4), ("1_0", 10.0), ("+2", 2.0), ("1.e-1", 0.1)]
+)
+def test_numbers_take_numbers(write, text, value):
+    for key in ("optimizer.lr", "data.fps", "optimizer.arguments.eps"):
+        config = configuration.load(write(SMALL), [f"{key}={text}"])
+        section, name, *rest = key.split(".")
+        found = getattr(getattr(config, section), name)
+        assert (found[rest[0]] if rest else found) == value
+    whole = configuration.load(write(SMALL), ["train.steps=1000.0", "data.resolutions=[[64.0, 8e1]]"])
+    assert (whole.train.steps, whole.data.resolutions) == (1000, ((64, 80),))
+    for wrong in ("1000.5", "1e400", "ten", "true", "'7'"):
+        with pytest.raises(ValueError, match="train.steps"):
+            configuration.load(write(SMALL), [f"train.steps={wrong}"])
+    assert configuration.load(write(SMALL), ["train.shard=True"]).train.shard is True
+
+
+@pytest.mark.parametrize("field", ["output", "base.checkpoint", "export.folder", "samples.prompt_file"])
+def test_back_slashes_that_became_tabs_are_noticed(write, field):
+    section, _, name = field.rpartition(".")
+    tree = tomllib.loads(SMALL)
+    (tree.setdefault(section, {}) if section else tree)[name] = "D:\train\new"
+    with pytest.raises(ValueError, match=rf"{field} = .*back-slash begins an escape.*single quotes"):
+        configuration.from_dict(tree)
+    with pytest.raises(ValueError, match="not valid TOML: .*single quotes"):
+        configuration.load(write(SMALL.replace('"run"', r'"D:\data"')))
+
+
+def test_one_frame_does_not_move(write):
+    for stage in ("motion_module", "motion_lora"):
+        with pytest.raises(ValueError, match="data.frames = 1: .* at least 2"):
+            configuration.load(write(SMALL), [f"stage={stage}", "motion.file=x", "data.frames=1"])
+    configuration.load(write(SMALL), ["stage=domain_adapter", "data.frames=1"])

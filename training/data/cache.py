@@ -1,7 +1,8 @@
 """Latents and text encodings on disk: encode once, train without VAE and text encoder.
 
 A store is a folder of safetensors shards. What lies in it is known from the shards' own headers, a shard is
-written whole or not at all, so an interrupted run goes on where it stopped. Stores are named by a hash of
+written whole or not at all, so an interrupted run goes on where it stopped; it carries a hash of its tensors,
+so that what a disk has changed since is made again. Stores are named by a hash of
 every setting that shapes their content; entries by the content of the file they come from: a stale entry
 can never be taken for a fresh one. Latents are kept as mean and log-variance, so that every epoch draws its
 own sample of the VAE's distribution.
@@ -13,6 +14,8 @@ import hashlib
 import json
 import logging
 import secrets
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,9 @@ from ..files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
+SECONDS_BETWEEN_LINES = 10.0
+"""Of progress, while a large cache is checked."""
+
 FORMAT = 2
 """Raised when entries are made in another way, so that old stores are not used."""
 
@@ -32,6 +38,15 @@ def digest(data: Any, length: int = 16) -> str:
     """A short hash of plain data or text."""
     text = data if isinstance(data, str) else json.dumps(data, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=length // 2).hexdigest()
+
+
+def content_hash(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Of names, types, shapes and values."""
+    found = hashlib.blake2b(digest_size=16)
+    for name, tensor in tensors:
+        found.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 class Store:
@@ -58,6 +73,8 @@ class Store:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._open: dict[Path, safe_open] = {}
         self._known: set[Path] = set()
+        self._own: Path | None = None
+        self._told = False
         if not self.folder.is_dir():
             _report_other_stores(root, kind, self.settings)
         write_json(self.folder / f"settings-{writer}.json", self.settings)
@@ -65,18 +82,42 @@ class Store:
 
     def refresh(self) -> None:
         """Look for shards that other processes have written. A damaged shard is reported and left out."""
-        for path in sorted(self.folder.glob("shard-*.safetensors")):
+        paths, last = sorted(self.folder.glob("shard-*.safetensors")), time.monotonic()
+        for number, path in enumerate(paths):
             if path in self._known:
                 continue
             self._known.add(path)
             try:
                 shard = safe_open(str(path), framework="pt")
-                for name in shard.keys():  # noqa: SIM118  # not a mapping
-                    self._where[name] = path
-                    self._shapes[name] = tuple(shard.get_slice(name).get_shape())
-                self._open[path] = shard
-            except (SafetensorError, OSError) as error:
+                names = list(shard.keys())
+                if path != self._own:
+                    self._check(shard, names)
+                shapes = {name: tuple(shard.get_slice(name).get_shape()) for name in names}
+            except (SafetensorError, OSError, ValueError, RuntimeError) as error:
                 log.warning("%s is damaged (%s); its entries are made again", path.name, error)
+                continue
+            self._where |= dict.fromkeys(names, path)
+            self._shapes |= shapes
+            self._open[path] = shard
+            if time.monotonic() - last > SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                log.info("Checking the cache: %d of %d shards", number + 1, len(paths))
+
+    def _check(self, shard: safe_open, names: list[str]) -> None:
+        """Compare a shard with its hash.
+
+        Raises:
+            ValueError: they differ.
+        """
+        expected = (shard.metadata() or {}).get("hash")
+        if expected is None:
+            if not self._told:
+                log.info(
+                    "%s: shards of an earlier version carry no hash and are not checked", self.folder.name
+                )
+            self._told = True
+        elif expected != content_hash((name, shard.get_tensor(name)) for name in sorted(names)):
+            raise ValueError("its content has changed since it was written")
 
     def __contains__(self, name: str) -> bool:
         return name in self._where or name in self._pending
@@ -104,7 +145,9 @@ class Store:
             return
         # By chance: another run may be filling the same store.
         path = self.folder / f"shard-{self._writer:03d}-{secrets.token_hex(8)}.safetensors"
-        save_tensors(path, self._pending, {"format": str(FORMAT)})
+        facts = {"format": str(FORMAT), "hash": content_hash(sorted(self._pending.items()))}
+        save_tensors(path, self._pending, facts)
+        self._own = path
         self._pending, self._pending_bytes = {}, 0
         self.refresh()
 

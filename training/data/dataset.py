@@ -21,7 +21,9 @@ import torch
 from .. import randomness
 from ..config import RunConfig
 from ..randomness import Key
-from .encode import Encodings, Track
+from .encode import Encodings
+from .media import say_left_out
+from .tracks import Track, frames_at
 
 log = logging.getLogger(__name__)
 
@@ -82,18 +84,22 @@ class ClipData:
                 too_short[track.file.name] = track.num_frames
             else:
                 self.tracks.extend([track] * track.file.repeats)
-        for name, num_frames in too_short.items() if encodings.rank == 0 else ():
-            log.warning("Left out: %s: its %d frames are too few for a clip", name, num_frames)
+        span = (config.frames - 1) * config.data.stride + 1
+        if encodings.rank == 0:
+            wanted = f"are too few for a clip of {span} (data.frames, data.stride)"
+            say_left_out(
+                [(name, f"its {frames_at(n, config.data.fps)} {wanted}") for name, n in too_short.items()]
+            )
         short = {track.file.name for track in self.tracks if self._is_short(track)}
         if short and encodings.rank == 0:
             policy = config.data.short_clips
             log.info("%d files are shorter than a clip: data.short_clips = %r", len(short), policy)
         if not self.tracks:
+            longest = frames_at(max(too_short.values(), default=0), config.data.fps)
             raise ValueError(
                 f"Every file has fewer frames than a clip of data.frames = {config.data.frames} with "
-                "data.stride = "
-                f"{config.data.stride} needs. Lower them, or set data.short_clips = 'loop', 'shorten' or "
-                "'pad'."
+                f"data.stride = {config.data.stride} needs, the longest {longest}. Lower data.frames or "
+                "data.stride, raise data.fps, or set data.short_clips = 'loop', 'shorten' or 'pad'."
             )
 
     def __len__(self) -> int:

@@ -1,32 +1,26 @@
-"""From files to tracks: the frames that training may use, as pixels or as stored latents.
-
-A *track* is a run of frames at the grid's rate (`data.fps`) in a bucket's size. Without camera motion a
-file gives one track, of which training draws windows; with it, a file gives several clips that are already
-`data.frames` long.
-"""
+"""Stored encodings: fills what is missing, then answers from the disk."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..config import RunConfig
 from ..files import read_json, write_json
 from ..model.base_model import BaseModel
 from .cache import Store
-from .framing import Size, camera_view, crop_place, pick_bucket, render, whole_view
-from .media import ENCODING, MediaFile, content_hashes
-from .video import Unreadable, on_grid, timed_frames
+from .media import MediaFile, content_hashes, say_left_out
+from .tables import ENCODING
+from .tracks import Decoded, Track, frames_at, mirrored_caption, tracks_of_file
+from .video import Unreadable
 
 log = logging.getLogger(__name__)
 
@@ -34,28 +28,6 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 SECONDS_BETWEEN_WRITES = 60.0
 """What is encoded goes to the disk at least this often: no more is lost, whatever ends the process."""
-
-
-@dataclass(frozen=True)
-class Track:
-    """A run of frames of one file."""
-
-    key: str
-    """Names it in the store: content, bucket, clip, mirrored or not."""
-    file: MediaFile
-    """Where it comes from."""
-    caption: str
-    """What is said of it; left and right exchanged if mirrored."""
-    num_frames: int
-    """Frames on the grid."""
-    bucket: Size
-    """(width, height) in pixels."""
-    stride: int
-    """Every which frame of it makes a clip: `data.stride`, or 1 where a camera move has taken care of it."""
-    mirror: str = ""
-    """Key of the mirrored track, if there is one."""
-    mirror_caption: str = ""
-    """Its caption."""
 
 
 def latent_settings(config: RunConfig, base_hash: str) -> dict:
@@ -75,103 +47,6 @@ def latent_settings(config: RunConfig, base_hash: str) -> dict:
         "mirrored_too": data.horizontal_flip,
         "dtype": config.cache.dtype,
     }
-
-
-def tracks_of_file(
-    file: MediaFile, content_hash: str, config: RunConfig
-) -> list[tuple[str, Size, np.ndarray]]:
-    """Decode a file into its tracks.
-
-    Returns:
-        ``(key, bucket, frames)`` each, frames (N, height, width, 3) uint8.
-
-    Raises:
-        Unreadable: nothing usable in it, with the reason.
-    """
-    data, camera = config.data, config.camera
-    try:
-        content = file.content()
-    except OSError as error:
-        raise Unreadable.by(error) from error
-    frames = on_grid(
-        timed_frames(content, file.member or file.path.name, data.background),
-        # A folder of frames has no times: it is taken to be at the wanted rate.
-        0.0 if file.path.is_dir() else data.fps,
-        data.max_frames_per_file,
-        data.repeat_slow_video,
-    )
-    if camera.direction:
-        tracks = _camera_tracks(frames, content_hash, config)
-    else:
-        bucket, view, rendered = None, None, []
-        for image in frames:
-            if bucket is None:
-                bucket = pick_bucket(image.size, data.resolutions)
-                size = image.size
-                view = whole_view(size, bucket, crop_place(data.crop, content_hash))
-            if image.size != size:
-                raise Unreadable(f"its picture size changes from {size} to {image.size}")
-            rendered.append(render(image, view, bucket))
-        if not rendered:
-            raise Unreadable("it holds no frames")
-        tracks = [(f"{content_hash}.0", bucket, np.stack(rendered))]
-    if data.horizontal_flip:
-        tracks += [(f"{key}.mirror", bucket, pixels[:, :, ::-1]) for key, bucket, pixels in tracks]
-    return tracks
-
-
-def _camera_tracks(frames, content_hash: str, config: RunConfig) -> list[tuple[str, Size, np.ndarray]]:
-    """Clips with a made camera move, evenly over the file."""
-    data, camera = config.data, config.camera
-    images: list[Image.Image] = []
-    bucket = None
-    for image in frames:
-        if bucket is None:
-            bucket = pick_bucket(image.size, data.resolutions)
-        images.append(_bounded(image, bucket))
-    if not images:
-        raise Unreadable("it holds no frames")
-    still = camera.still or len(images) == 1
-    span = 1 if still else (data.frames - 1) * data.stride + 1
-    if len(images) < span:
-        raise Unreadable(
-            f"its {len(images)} frames are fewer than the {span} of a clip; camera.still = true needs one"
-        )
-    starts = sorted({round(s) for s in np.linspace(0, len(images) - span, camera.clips_per_file)})
-    tracks = []
-    for number, start in enumerate(starts):
-        rendered = []
-        for index in range(data.frames):
-            image = images[start if still else start + index * data.stride]
-            whole = whole_view(image.size, bucket, crop_place(data.crop, f"{content_hash}.{number}"))
-            progress = index / max(data.frames - 1, 1)
-            view = camera_view(whole, image.size, camera.direction, camera.speed, progress)
-            rendered.append(render(image, view, bucket))
-        tracks.append((f"{content_hash}.{number}", bucket, np.stack(rendered)))
-    return tracks
-
-
-def _bounded(image: Image.Image, bucket: Size) -> Image.Image:
-    """At most four times the bucket's size: many large frames are held at once for camera moves."""
-    factor = 4 * max(bucket[0] / image.width, bucket[1] / image.height)
-    return (
-        image
-        if factor >= 1
-        else image.resize(
-            (round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS
-        )
-    )
-
-
-def mirrored_caption(text: str) -> str:
-    """Left and right change places, as words and in leftward, leftmost and the like, never inside others."""
-
-    def swapped(match: re.Match) -> str:
-        word = match[0]
-        other = "right" if word.lower() == "left" else "left"
-        return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
-
-    return re.sub(r"\b(?:left|right)(?=(?:wards?|most)?\b)", swapped, text, flags=re.IGNORECASE)
 
 
 class Encodings:
@@ -251,22 +126,22 @@ class Encodings:
             waiting.clear()
             write_json(self._facts_path, self._facts)
 
-        with _written(self.latents, write) as finished:
+        with written(self.latents, write) as finished:
             for number, (file, content_hash) in enumerate(todo):
                 try:
-                    tracks = tracks_of_file(file, content_hash, self.config)
-                except Unreadable as error:
-                    waiting[content_hash] = _failure(file, error)
-                else:
-                    for key, _, pixels in tracks:
+                    decoded = tracks_of_file(file, content_hash, self.config)
+                    for key, _, pixels in decoded.tracks:
                         self._encode(base, key, pixels)
-                    waiting[content_hash] = _facts_of(file, tracks)
+                    waiting[content_hash] = facts_of(file, decoded)
+                except Unreadable as error:
+                    waiting[content_hash] = failure(file, error)
                 finished()
                 if progress:
                     progress("latents", number + 1, len(todo))
-        with _written(self.text, self.text.flush) as finished:
+        with written(self.text, self.text.flush) as finished:
             for number, text in enumerate(texts):
                 states, pooled = base.encode_text(text)
+                require_finite_text(text, states, pooled)
                 self.text.put(f"{text_key(text)}.states", states.to(self.dtype))
                 if pooled is not None:
                     self.text.put(f"{text_key(text)}.pooled", pooled.to(self.dtype))
@@ -276,9 +151,13 @@ class Encodings:
 
     def _encode(self, base: BaseModel, key: str, pixels: np.ndarray) -> None:
         mean, logvar = base.encode_pixels(torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255)
-        self.latents.put(f"{key}.mean", mean.to(self.dtype))
+        moments = {"mean": mean.to(self.dtype)}
         if logvar is not None:
-            self.latents.put(f"{key}.logvar", logvar.to(self.dtype))
+            moments["logvar"] = logvar.to(self.dtype)
+        if not all(bool(torch.isfinite(moment).all()) for moment in moments.values()):
+            raise not_finite(self.config)
+        for name, moment in moments.items():
+            self.latents.put(f"{key}.{name}", moment)
 
     def tracks(self, files: Sequence[MediaFile]) -> list[Track]:
         """All usable tracks, in the order of the files; unusable files are reported, each once.
@@ -293,6 +172,7 @@ class Encodings:
         stride = 1 if self.config.camera.direction else self.config.data.stride
         hashes = content_hashes(files, self._memo)
         bad: dict[str, str] = {}
+        cut: list[str] = []
         for file, content_hash in zip(files, hashes, strict=True):
             facts = self._facts.get(content_hash)
             if facts is None:
@@ -303,6 +183,8 @@ class Encodings:
                 bad[file.name] = facts["error"]
                 continue
             plain = [fact for fact in facts["tracks"] if not fact["key"].endswith(".mirror")]
+            if facts.get("cut"):
+                cut.append(file.name)
             for fact in plain:
                 mirror = f"{fact['key']}.mirror" if self.config.data.horizontal_flip else ""
                 tracks.append(
@@ -312,10 +194,17 @@ class Encodings:
                     )
                 )  # fmt: skip
         if self.rank == 0:
-            for name, reason in bad.items():
-                log.warning("Left out: %s: %s", name, reason)
+            say_left_out(list(bad.items()))
+        if cut and self.rank == 0:
+            data = self.config.data
+            log.warning(
+                "%d files are longer than data.max_frames_per_file, %s; the rest of them is not used: %s%s",
+                *(len(cut), frames_at(data.max_frames_per_file, data.fps), ", ".join(cut[:3])),
+                " ..." if len(cut) > 3 else "",
+            )
         if not tracks:
-            raise ValueError(f"None of the {len(files)} files can be used. The reasons are above.")
+            name, reason = next(iter(bad.items()))
+            raise ValueError(f"None of the {len(files)} files can be used, such as {name}: {reason}")
         return tracks
 
     def has_variance(self, track: Track) -> bool:
@@ -341,90 +230,46 @@ class Encodings:
         ).float() if pooled in self.text else None
 
 
-class LiveEncodings(Encodings):
-    """The same answers without stored latents: files are decoded and encoded when a sample asks for them.
-
-    Every file is decoded once beforehand, to know its frames and to find the unusable ones.
-    :attr:`base` must be set before the first sample is read.
-    """
-
-    base: BaseModel | None = None
-    """The model that encodes."""
-
-    def __init__(self, config: RunConfig, base_hash: str, rank: int = 0, world: int = 1) -> None:
-        super().__init__(config, base_hash, rank, world)
-        self._texts: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
-        self._files: dict[str, MediaFile] = {}
-
-    def _stored(self, tracks: list[dict]) -> bool:
-        return True  # nothing is
-
-    def missing(self, files: Sequence[MediaFile]) -> tuple[list[tuple[MediaFile, str]], list[str]]:
-        """Files that were not looked at yet; texts are encoded when they are needed."""
-        return super().missing(files)[0], []
-
-    def fill(
-        self,
-        base: BaseModel | None,
-        files: Sequence[MediaFile],
-        progress: Callable[[str, int, int], None] | None = None,
-    ) -> None:
-        """Look at the files."""
-        todo, _ = self.missing(files)
-        with _written(self.latents, lambda: write_json(self._facts_path, self._facts)) as finished:
-            for number, (file, content_hash) in enumerate(todo):
-                try:
-                    tracks = tracks_of_file(file, content_hash, self.config)
-                    self._facts[content_hash] = _facts_of(file, tracks)
-                except Unreadable as error:
-                    self._facts[content_hash] = _failure(file, error)
-                finished()
-                if progress:
-                    progress("nothing yet, looking at files", number + 1, len(todo))
-
-    def tracks(self, files: Sequence[MediaFile]) -> list[Track]:
-        """As of the store; remembers which file a track is in."""
-        tracks = super().tracks(files)
-        self._files |= {track.key.split(".")[0]: track.file for track in tracks}
-        return tracks
-
-    def latent_frames(self, key: str, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Decode the file and encode the frames asked for."""
-        content_hash = key.split(".")[0]
-        tracks = tracks_of_file(self._files[content_hash], content_hash, self.config)
-        pixels = next(pixels for name, _, pixels in tracks if name == key)
-        return self.base.encode_pixels(torch.from_numpy(np.ascontiguousarray(pixels[indices])).float() / 255)
-
-    def text_lengths(self, captions: Iterable[str]) -> set[int]:
-        """Not known beforehand."""
-        return set()
-
-    def text_states(self, caption: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encode a caption, once per run."""
-        if caption not in self._texts:
-            self._texts[caption] = self.base.encode_text(caption)
-        return self._texts[caption]
-
-    def has_variance(self, track: Track) -> bool:
-        """Not known before the first sample; nothing is stored that could be a frozen one."""
-        return True
-
-
-def _facts_of(file: MediaFile, tracks: list[tuple[str, Size, np.ndarray]]) -> dict:
+def facts_of(file: MediaFile, decoded: Decoded) -> dict:
     """What is remembered of a file's tracks."""
     facts = [
-        {"key": key, "bucket": list(bucket), "num_frames": len(pixels)} for key, bucket, pixels in tracks
+        {"key": key, "bucket": list(bucket), "num_frames": len(pixels)}
+        for key, bucket, pixels in decoded.tracks
     ]
-    return {"name": file.name, "tracks": facts}
+    return {"name": file.name, "tracks": facts, "cut": decoded.cut}
 
 
-def _failure(file: MediaFile, error: Unreadable) -> dict:
+def not_finite(config: RunConfig) -> Unreadable:
+    """What is wrong with a file that encodes to infinite values."""
+    error = Unreadable(
+        f"the VAE of {Path(config.base.checkpoint).name} gives values that are not finite for it (stored as "
+        f"cache.dtype = {config.cache.dtype!r}). Use a checkpoint whose VAE is whole and holds in this "
+        "precision"
+    )
+    error.passing = True  # another machine or precision may do better
+    return error
+
+
+def require_finite_text(text: str, states: torch.Tensor, pooled: torch.Tensor | None) -> None:
+    """Refuse a broken text encoder.
+
+    Raises:
+        ValueError: names the caption.
+    """
+    if not all(bool(torch.isfinite(part).all()) for part in (states, pooled) if part is not None):
+        raise ValueError(
+            f"base.checkpoint: its text encoder gives values that are not finite for the caption "
+            f"{text[:60]!r}. The checkpoint is damaged: download it again, or use another."
+        )
+
+
+def failure(file: MediaFile, error: Unreadable) -> dict:
     """What is remembered of an unusable file; an error of the machine only until the next run."""
     return {"name": file.name, "error": str(error), "passing": error.passing}
 
 
 @contextmanager
-def _written(store: Store, write: Callable[[], None]) -> Iterator[Callable[[], None]]:
+def written(store: Store, write: Callable[[], None]) -> Iterator[Callable[[], None]]:
     """Gives what to call after each finished entry: it writes when a shard is full or time has passed.
     However the block ends, the rest is written too."""
     last = time.monotonic()

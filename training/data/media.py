@@ -1,5 +1,5 @@
-"""Which files a run is made of, and what is said of each: folders, JSONL, CSV (WebVid's columns),
-WebDataset tars.
+"""Which files a run is made of, and what is said of each: folders, with a table of captions or texts beside
+the files; tables (:mod:`tables`); WebDataset tars. Regular files only, and nothing that is hidden.
 
 The order never depends on the file system, and a file's identity is its content, so that renaming or moving
 a data set changes nothing.
@@ -7,21 +7,21 @@ a data set changes nothing.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
+import os
 import re
 import tarfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 
 from ..config import DataConfig, SourceConfig
-from ..files import read_json, write_json
-from .video import MEDIA_ENDINGS, PICTURE_ENDINGS, VIDEO_ENDINGS, frame_files
+from ..files import is_regular, read_json, write_json
+from .tables import CAPTION_COLUMNS, ENCODING, NamesNoFiles, Row, existing, read_table, utf8
+from .video import MEDIA_ENDINGS, VIDEO_ENDINGS, frame_files
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class MediaFile:
             digest.update(self.content())
         elif self.path.is_dir():
             for file in frame_files(self.path):
-                digest.update(file.name.encode() + b"\0" + file.read_bytes())
+                digest.update(os.fsencode(file.name) + b"\0" + file.read_bytes())
         else:
             with self.path.open("rb") as file:
                 while chunk := file.read(2**22):
@@ -95,7 +95,7 @@ def list_media(
         missing and must not be.
     """
     found: list[MediaFile] = []
-    without = 0
+    without: list[str] = []
     for source in sources:
         entries = [entry for entry in _entries(source) if not _is_in(entry[0], samples)]
         if not entries:
@@ -103,16 +103,21 @@ def list_media(
         for path, caption, member, offset, size in entries:
             text = (source.caption or caption or "").strip()
             if not text:
-                without += 1
-                text = _missing(member or path.name, config.missing_captions)
+                without.append(member or path.name)
+                text = _words(member or path.name) if config.missing_captions == "name" else ""
             text = f"{config.caption_prefix.strip()} {text}".strip()
             found.append(MediaFile(path, text, source.repeats, member, offset, size))
+    if without and config.missing_captions == "refuse":
+        first = without[0]
+        raise ValueError(
+            f"{len(without)} of {len(found)} files have no caption, such as {first}. Write one beside it "
+            f"({PurePath(first).stem}.txt or .caption) or into a table (metadata.jsonl, metadata.csv), give "
+            "the source a caption for all, or set data.missing_captions to 'name' or to 'empty'."
+        )
     if without:
+        policy = config.missing_captions
         log.warning(
-            "%d of %d files have no caption (data.missing_captions = %r)",
-            without,
-            len(found),
-            config.missing_captions,
+            "%d of %d files have no caption (data.missing_captions = %r)", len(without), len(found), policy
         )
     return found
 
@@ -121,13 +126,17 @@ def _is_in(path: Path, folder: Path | None) -> bool:
     return folder is not None and folder.resolve() in path.resolve().parents
 
 
-def _missing(name: str, policy: str) -> str:
-    if policy == "refuse":
-        raise ValueError(
-            f"{name} has no caption. Write one beside it ({Path(name).stem}.txt), or set "
-            "data.missing_captions."
-        )
-    return " ".join(re.split(r"[\W_]+", Path(name).stem)).strip() if policy == "name" else ""
+def _words(name: str) -> str:
+    """Those of a file's name."""
+    return " ".join(re.split(r"[\W_]+", Path(name).stem)).strip()
+
+
+def say_left_out(reasons: Sequence[tuple[str, str]], most: int = 20) -> None:
+    """A line for each file and why it is not used, but no thousands of lines."""
+    for name, reason in reasons[:most]:
+        log.warning("Left out: %s: %s", name, reason)
+    if len(reasons) > most:
+        log.warning("Left out: %d more files", len(reasons) - most)
 
 
 Entry = tuple[Path, "str | None", str, int, int]
@@ -135,18 +144,17 @@ Entry = tuple[Path, "str | None", str, int, int]
 
 
 def _entries(source: SourceConfig) -> Iterator[Entry]:
-    paths = [Path(p) for p in _expand(source.path)]
-    for path in paths:
-        if not path.exists():
-            raise FileNotFoundError(f"data.sources: there is nothing at {path}.")
+    for path in map(Path, _expand(source.path)):
         kind = path.suffix.lower()
         if path.is_dir():
-            yield from _frame_folders(path) if source.frame_folders else _folder(path)
-        elif kind == ".jsonl":
-            yield from _existing(_jsonl(path, Path(source.media_root or path.parent)), path)
-        elif kind == ".csv":
-            rows = _csv(path, Path(source.media_root or path.parent), bool(source.caption))
-            yield from _existing(rows, path)
+            yield from _frame_folders(path) if source.frame_folders else _folder(path, bool(source.caption))
+        elif not path.exists():
+            raise FileNotFoundError(f"data.sources: there is nothing at {path}.")
+        elif not is_regular(path):
+            raise ValueError(f"data.sources: {path} is a pipe or a device, expected a file or a folder.")
+        elif kind in (".jsonl", ".csv"):
+            rows = read_table(path, Path(source.media_root or path.parent), bool(source.caption))
+            yield from _of_rows(existing(rows, path))
         elif kind == ".tar":
             yield from _tar(path)
         elif kind in MEDIA_ENDINGS:
@@ -155,157 +163,128 @@ def _entries(source: SourceConfig) -> Iterator[Entry]:
             raise ValueError(f"data.sources: {path} is no folder, .jsonl, .csv, .tar, video or picture.")
 
 
-def _expand(pattern: str) -> list[str]:
+def _of_rows(rows: Iterator[Row]) -> Iterator[Entry]:
+    """A row's caption, or, where it has none, the text beside the file."""
+    for row in rows:
+        yield row.path, row.caption or _text_beside(row.path), "", 0, -1
+
+
+def _expand(pattern: str) -> Iterator[str]:
     """``shard-{0000..0012}.tar`` -> the 13 names."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if not match:
-        return [pattern]
+        yield pattern
+        return
     first, last = match.groups()
-    numbers = (str(n).zfill(len(first)) for n in range(int(first), int(last) + 1))
-    return [name for n in numbers for name in _expand(pattern[: match.start()] + n + pattern[match.end() :])]
+    for number in range(int(first), int(last) + 1):
+        yield from _expand(pattern[: match.start()] + str(number).zfill(len(first)) + pattern[match.end() :])
+
+
+CAPTION_ENDINGS = (".txt", ".caption")
+"""Of texts beside files; the first that is there counts."""
+
+MOST_CAPTION_BYTES = 2**20
+"""No caption is longer."""
 
 
 def _text_beside(path: Path) -> str | None:
-    text = path.with_suffix(".txt")
-    return _read_text(text).strip() if text.is_file() else None
+    for ending in CAPTION_ENDINGS:
+        text = path.with_suffix(ending)
+        if is_regular(text):
+            return _read_text(text)
+    return None
 
 
 def _read_text(path: Path) -> str:
-    with _utf8(path):
-        return path.read_text(encoding=ENCODING)
+    if path.stat().st_size > MOST_CAPTION_BYTES:
+        raise ValueError(f"{path} is no caption: it holds more than {MOST_CAPTION_BYTES} bytes.")
+    with utf8(path):
+        return path.read_text(encoding=ENCODING).strip()
 
 
-ENCODING = "utf-8-sig"
-"""UTF-8, and the mark that Windows' editors put in front of it is no part of the text."""
+def _is_visible(path: PurePath) -> bool:
+    """Hidden folders (.ipynb_checkpoints, .thumbnails) and files hold copies, no data."""
+    return not any(part.startswith(".") for part in path.parts)
 
 
-@contextmanager
-def _utf8(path: Path) -> Iterator[None]:
-    """Name the file that is read within this block, should its text be in another encoding."""
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+def _inside(folder: Path) -> list[Path]:
+    """Everything visible below a folder, in an order that no file system decides."""
+    found = (p for p in folder.rglob("*") if _is_visible(p.relative_to(folder)))
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def _folder(folder: Path) -> Iterator[Entry]:
-    files = (p for p in folder.rglob("*") if p.suffix.lower() in MEDIA_ENDINGS and not p.name.startswith("."))
-    for path in sorted(files, key=lambda p: p.relative_to(folder).as_posix()):
-        if path.exists():
-            yield path, _text_beside(path), "", 0, -1
+def _folder(folder: Path, has_caption: bool) -> Iterator[Entry]:
+    inside = _inside(folder)
+    in_tables = set()
+    for table in (p for p in inside if p.name in ("metadata.jsonl", "metadata.csv") and is_regular(p)):
+        try:
+            rows = list(existing(read_table(table, table.parent, has_caption), table))
+        except NamesNoFiles as error:
+            log.warning("Not used as a table of captions: %s", error)
+            continue
+        if any(row.path.resolve() in in_tables for row in rows):
+            raise ValueError(f"{table} names files that another table names too. Remove one of the two.")
+        in_tables |= {row.path.resolve() for row in rows}
+        yield from _of_rows(iter(rows))
+    left_out = []
+    for path in inside:
+        if path.suffix.lower() not in MEDIA_ENDINGS or path.is_dir():
+            continue
+        if is_regular(path):
+            if path.resolve() not in in_tables:
+                yield path, _text_beside(path), "", 0, -1
         else:
-            log.warning("Left out: %s: the link leads nowhere", path)
+            gone = path.is_symlink() and not path.exists()
+            left_out.append((str(path), "the link leads nowhere" if gone else "it is no regular file"))
+    say_left_out(left_out)
 
 
 def _frame_folders(folder: Path) -> Iterator[Entry]:
-    for path in sorted(p for p in folder.rglob("*") if p.is_dir()):
-        if any(p.suffix.lower() in PICTURE_ENDINGS for p in path.iterdir()):
+    empty = True
+    for path in (p for p in _inside(folder) if p.is_dir()):
+        if frame_files(path):
+            empty = False
             inside = path / "caption.txt"
-            caption = _read_text(inside).strip() if inside.is_file() else None
-            yield (
-                path,
-                caption if caption is not None else _text_beside(path.with_name(path.name + ".frames")),
-                "",
-                0,
-                -1,
-            )
-
-
-Row = tuple[Path, "str | None", int]
-"""Of a table: file, caption, line."""
-
-
-def _jsonl(path: Path, root: Path) -> Iterator[Row]:
-    """Lines of ``{"video_path": ..., "caption": ...}``; ``file`` or ``path`` and ``text`` are understood
-    too."""
-    # Not splitlines(), which also parts at marks that JSON allows within a text.
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(
-                f'{path}, line {number} is {line.strip()[:40]}; expected {{"path": ..., "caption": ...}}.'
-            )
-        media = next((row[key] for key in ("video_path", "image_path", "file", "path") if row.get(key)), None)
-        if media is None:
-            raise ValueError(
-                f"{path}, line {number} names no file (key video_path, image_path, file or path)."
-            )
-        caption = row.get("caption", row.get("text"))
-        if not isinstance(caption, str | None):
-            raise ValueError(f"{path}, line {number}: the caption is {caption!r}, expected text.")
-        yield root / media, caption, number
-
-
-def _csv(path: Path, root: Path, has_caption: bool = False) -> Iterator[Row]:
-    """WebVid's columns ``videoid, page_dir, name`` (files ``page_dir/videoid.mp4``), or ``path, caption``;
-    ``text`` is understood too. has_caption: the source has one for all, and the table needs none."""
-    with path.open(newline="", encoding=ENCODING) as file, _utf8(path):
-        reader = csv.DictReader(file, skipinitialspace=True)
-        reader.fieldnames = columns = [name.strip().lower() for name in reader.fieldnames or ()]
-        webvid = {"videoid", "name"} <= set(columns) and "path" not in columns
-        told = next((name for name in ("caption", "text") if name in columns), None)
-        # A path alone makes files without captions; with other columns a caption is meant to be there.
-        if not webvid and ("path" not in columns or (told is None and len(columns) > 1 and not has_caption)):
-            raise ValueError(
-                f"{path} has the columns {', '.join(columns) or 'of an empty file'}; expected videoid, "
-                "page_dir, name, or path, caption (or path, text)."
-            )
-        for number, row in enumerate(reader, start=2):
-            name = (row["videoid" if webvid else "path"] or "").strip()
-            if not name:
-                log.warning("Left out: %s, line %d names no file", path, number)
-            elif webvid:
-                yield root / (row.get("page_dir") or "") / f"{name}.mp4", row["name"], number
-            else:
-                yield root / name, row[told] if told else None, number
-
-
-def _existing(rows: Iterator[Row], table: Path) -> Iterator[Entry]:
-    """A table's files; one that is not there is left out with a message.
-
-    Raises:
-        FileNotFoundError: none is there.
-    """
-    gone, there = None, False
-    for media, caption, line in rows:
-        if media.exists():
-            there = True
-            yield media, caption, "", 0, -1
-        else:
-            gone = media
-            log.warning("Left out: %s: there is no such file (%s, line %d)", media, table, line)
-    if gone and not there:
-        raise FileNotFoundError(
-            f"{table} names no file that is there, such as {gone}. Is data.sources media_root right?"
+            beside = path.with_name(path.name + ".frames")
+            yield path, _read_text(inside) if is_regular(inside) else _text_beside(beside), "", 0, -1
+    loose = len(frame_files(folder))
+    if loose and empty:
+        raise ValueError(
+            f"data.sources: {folder} holds {loose} pictures itself. With frame_folders = true, each folder "
+            f"inside it is a clip: name {folder.parent}, or put the pictures into a folder of their own."
         )
+    if loose:
+        log.warning("Left out: %d pictures in %s: frame_folders takes the folders in it", loose, folder)
 
 
 def _tar(path: Path) -> Iterator[Entry]:
-    """WebDataset: members that share a stem belong together; captions in ``.txt`` or a ``.json`` field
-    ``caption``."""
+    """WebDataset: members that share a stem belong together; captions in ``.txt``, ``.caption`` or a field of
+    ``.json``."""
     try:
-        with tarfile.open(path) as archive:
-            members = [m for m in archive.getmembers() if m.isfile()]
+        # Members are read at their place in the file, so it must not be compressed.
+        with tarfile.open(path, "r:") as archive:
+            members = [m for m in archive.getmembers() if m.isfile() and _is_visible(PurePosixPath(m.name))]
             texts: dict[str, str] = {}
             for member in members:
                 stem, _, ending = member.name.rpartition(".")
-                if ending == "txt":
-                    texts[stem] = archive.extractfile(member).read().decode(ENCODING).strip()
-                elif ending == "json":
-                    row = json.loads(archive.extractfile(member).read())
-                    if isinstance(row, dict) and isinstance(row.get("caption"), str):
-                        texts.setdefault(stem, row["caption"])
-    except (tarfile.TarError, UnicodeDecodeError, json.JSONDecodeError) as error:
+                if ending not in ("txt", "caption", "json") or member.size > MOST_CAPTION_BYTES:
+                    continue
+                content = archive.extractfile(member).read()
+                if ending != "json":
+                    texts[stem] = content.decode(ENCODING).strip()
+                elif (caption := _caption_in(json.loads(content))) is not None:
+                    texts.setdefault(stem, caption)
+    except (tarfile.TarError, ValueError, RecursionError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as a WebDataset shard: {error}") from error
     for member in members:
         stem, _, ending = member.name.rpartition(".")
         if f".{ending.lower()}" in MEDIA_ENDINGS:
             yield path, texts.get(stem), member.name, member.offset_data, member.size
+
+
+def _caption_in(row: object) -> str | None:
+    found = [row.get(name) for name in CAPTION_COLUMNS] if isinstance(row, dict) else []
+    return next((text for text in found if isinstance(text, str)), None)
 
 
 def content_hashes(files: Sequence[MediaFile], memo: Path) -> list[str]:
@@ -332,7 +311,7 @@ def content_hashes(files: Sequence[MediaFile], memo: Path) -> list[str]:
                     known[key] = {"stamp": stamp, "hash": digest}
                     changed = True
             except OSError:
-                hashes.append(hashlib.blake2b(key.encode(), digest_size=16).hexdigest())
+                hashes.append(hashlib.blake2b(os.fsencode(key), digest_size=16).hexdigest())
                 continue
             hashes.append(known[key]["hash"])
             if changed and time.monotonic() - last > SECONDS_BETWEEN_WRITES:

@@ -9,6 +9,8 @@ What is done about the odd cases:
 - *transparency*: laid over `data.background`;
 - *16-bit greys*: scaled to 8 bits; greys without a known range (32 bits, floats) are refused;
 - *folders of frames*: have no times and count as being at the wanted rate;
+- *pictures of more than* :data:`MOST_PIXELS`: refused before their memory is taken;
+- *covers and thumbnails beside sound*: no clips;
 - *damaged files*: :class:`Unreadable` with the reason; the caller reports each once and goes on without.
 """
 
@@ -24,7 +26,10 @@ from typing import Any
 
 import av
 import numpy as np
+from av.stream import Disposition
 from PIL import Image, ImageColor, ImageOps
+
+from ..files import is_regular
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +52,14 @@ ANIMATED_FORMATS = {"GIF", "WEBP", "PNG"}
 """In others several pictures are pages: a photo's preview or second view (MPO), scans (TIFF)."""
 MEDIA_ENDINGS = VIDEO_ENDINGS | PICTURE_ENDINGS
 
+STILLS = Disposition.attached_pic | Disposition.timed_thumbnails
+"""Picture streams that are no film."""
+
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Codec -> decoder that gives its transparency too; FFmpeg's own leave it out."""
+
+MOST_PIXELS = 2**26
+"""Of one picture, 8192 x 8192: three bytes for each while it is decoded, and no bucket needs more."""
 
 REPEATS_TOLERATED = 0.02
 """Part of the grid that may show a frame twice, so that 29.97 serves a wish for 30."""
@@ -81,13 +92,6 @@ class TimedFrame:
     """RGB, upright."""
 
 
-def read_bytes(path: str, member: str | None = None, offset: int = 0, size: int = -1) -> bytes:
-    """A file's bytes, or those of a tar member whose place is known."""
-    with open(path, "rb") as file:
-        file.seek(offset)
-        return file.read(size)
-
-
 def timed_frames(source: Path | bytes, name: str, background: str) -> Iterator[TimedFrame]:
     """All frames of a file in order.
 
@@ -102,6 +106,8 @@ def timed_frames(source: Path | bytes, name: str, background: str) -> Iterator[T
     """
     if isinstance(source, Path) and source.is_dir():
         yield from _folder(source, background)
+    elif isinstance(source, Path) and source.exists() and not is_regular(source):
+        raise Unreadable("it is no regular file")
     elif Path(name).suffix.lower() in PICTURE_ENDINGS:
         yield from _pictures(source, name, background)
     else:
@@ -135,7 +141,8 @@ def frame_files(folder: Path) -> list[Path]:
         parts = re.split(r"(\d+)", path.name)
         return [int(part) if number % 2 else part for number, part in enumerate(parts)], path.name
 
-    return sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURE_ENDINGS), key=order)
+    found = (p for p in folder.iterdir() if p.suffix.lower() in PICTURE_ENDINGS and p.name[0] != ".")
+    return sorted(filter(is_regular, found), key=order)
 
 
 def _folder(folder: Path, background: str) -> Iterator[TimedFrame]:
@@ -156,6 +163,7 @@ def _pictures(source: Path | bytes, name: str, background: str) -> Iterator[Time
             moves = image.format in ANIMATED_FORMATS
             for index in range(getattr(image, "n_frames", 1) if moves else 1):
                 image.seek(index)
+                _refuse_large(image.width, image.height)
                 image.load()  # the duration of a WEBP's frame is only right once the frame is loaded
                 upright = ImageOps.exif_transpose(image)
                 yield TimedFrame(time, _opaque(upright, background).copy())
@@ -166,25 +174,43 @@ def _pictures(source: Path | bytes, name: str, background: str) -> Iterator[Time
         raise Unreadable.by(error) from error
 
 
+def _refuse_large(width: int, height: int) -> None:
+    if width * height > MOST_PIXELS:
+        raise Unreadable(f"its pictures of {width} x {height} are larger than {MOST_PIXELS} pixels")
+
+
 def _video(source: Path | bytes, name: str, background: str) -> Iterator[TimedFrame]:
     """Frames of a video's first picture stream, by presentation time."""
+    file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+    # FFmpeg's own, for sizes that only a frame tells; it counts edges too.
+    limit = {"max_pixels": str(2 * MOST_PIXELS)}
+    stream, width, height = None, 0, 0
     try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
+        with av.open(file, options=limit) as container:
             if not container.streams.video:
                 raise Unreadable("no picture stream")
-            stream = container.streams.video[0]
+            stream = next((s for s in container.streams.video if not s.disposition & STILLS), None)
+            if stream is None:
+                raise Unreadable("it holds sound with a cover picture, no video")
             if stream.codec_context is None:
                 raise Unreadable("no decoder for its picture stream")
+            width, height = stream.codec_context.width, stream.codec_context.height
+            _refuse_large(width, height)
+            stream.codec_context.options = limit
             stream.thread_type = "AUTO"
             rate = float(stream.average_rate or stream.guessed_rate or 0)
             start = None
             for index, frame in enumerate(_decoded(container, stream, name)):
+                _refuse_large(frame.width, frame.height)
                 if frame.time is None and not rate:
                     raise Unreadable("neither time stamps nor a frame rate")
                 time = index / rate if frame.time is None else frame.time
                 start = time if start is None else start
                 yield TimedFrame(max(time - start, 0.0), _upright(frame, background))
     except (av.FFmpegError, OSError, ValueError) as error:
+        if isinstance(error, av.FFmpegError) and stream is not None and not width * height:
+            reason = f"it is damaged, or its pictures are larger than {MOST_PIXELS} pixels"
+            raise Unreadable(reason) from error
         raise Unreadable.by(error) from error
 
 
@@ -197,6 +223,7 @@ def _decoded(container: Any, stream: Any, name: str) -> Iterator[av.VideoFrame]:
         log.warning("%s: its transparency is lost, this PyAV has no %s", name, decoder)
         return container.decode(stream)
     context = av.CodecContext.create(decoder, "r")
+    context.options = stream.codec_context.options
     return (frame for packet in container.demux(stream) for frame in context.decode(packet))
 
 

@@ -167,6 +167,13 @@ class BaseModel:
         )
         self.unet: nn.Module = self._model.diffusion_model
         self.unet.requires_grad_(False).eval()
+        for name, part in (
+            ("UNet", self.unet),
+            ("VAE", vae and vae.first_stage_model),
+            ("text encoder", clip and clip.cond_stage_model),
+        ):
+            if part is not None:
+                require_finite_weights(part, "base.checkpoint", f"{name} ({precision})")
         if unet:
             self.unet.to(device)
         zero, one = (self._model.process_latent_in(torch.full((1, 4, 1, 1), v)) for v in (0.0, 1.0))
@@ -279,6 +286,20 @@ class BaseModel:
         if not recompute:
             return self.unet(x, timesteps=timesteps, context=context, y=y, transformer_options=options)
         return _predict_recomputing(self.unet, x, timesteps, context, y, options, keep_rng)
+
+
+def require_finite_weights(module: nn.Module, setting: str, part: str) -> None:
+    """Refuse weights that can only give a loss that is no number.
+
+    Raises:
+        ValueError: names the setting, the part and a tensor.
+    """
+    bad = [name for name, weight in module.state_dict().items() if not bool(torch.isfinite(weight).all())]
+    if bad:
+        raise ValueError(
+            f"{setting}: {len(bad)} tensors of its {part} hold values that are not finite, such as {bad[0]}. "
+            "The file is damaged or was saved from a failed training: use another."
+        )
 
 
 def _torch_attention(_: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -14,6 +14,7 @@ from ...motion_core.files.lora import save_domain_adapter, save_motion_lora
 from ...motion_core.module.config import base_of
 from ...motion_core.module.unet import unet_slots
 from ..config import RunConfig, to_dict
+from ..config.read import PATHS
 from ..model.denoiser import Denoiser
 
 VERSION = "0.1.0"
@@ -75,24 +76,9 @@ def write(path: Path, config: RunConfig, denoiser: Denoiser, facts: dict[str, st
     save(path, layers, info)
 
 
-PATHS = {
-    "output",
-    "checkpoint",
-    "comfyui",
-    "custom_nodes",
-    "domain_adapter",
-    "file",
-    "path",
-    "media_root",
-    "folder",
-    "prompt_file",
-}
-"""Settings that are paths: files travel, and the folders of the machine that made them are nobody's
-business."""
-
-
 def _without_folders(settings: Any) -> Any:
-    """The same settings with the last part of every path only."""
+    """The same settings with the last part of every path only: files travel, and the folders of the machine
+    that made them are nobody's business."""
     if isinstance(settings, list):
         return [_without_folders(item) for item in settings]
     if not isinstance(settings, dict):

@@ -13,11 +13,10 @@ from .optimizing import find_optimizer
 
 
 def check_files(config: RunConfig) -> None:
-    """Look at the files that the run starts from, at its optimizer's name, and at the folders it writes to.
+    """Look at the files that the run starts from and at its optimizer's name.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing, damaged or of another kind; an unknown optimizer.
-        OSError: a folder cannot be written to.
     """
     lora = "domain_adapter" if config.stage == "domain_adapter" else "motion_lora"
     for key, path, kinds in (
@@ -29,6 +28,14 @@ def check_files(config: RunConfig) -> None:
         if path:
             _check_kind(key, Path(path), kinds)
     find_optimizer(config.optimizer.name)
+
+
+def check_folders(config: RunConfig) -> None:
+    """Look at the folders that the run writes to.
+
+    Raises:
+        OSError: one cannot be written to.
+    """
     for key, folder in (
         ("output", config.output),
         ("cache.folder", config.cache_folder),

@@ -159,8 +159,38 @@ def process_memory() -> int:
 def setup_logging(main: bool = True) -> None:
     """Messages of the trainer to stderr, those of libraries only if they are warnings."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
-    own = logging.getLogger(__name__.rpartition(".")[0])
-    own.setLevel(logging.INFO if main else logging.ERROR)
+    logging.getLogger(OWN).setLevel(logging.INFO if main else logging.ERROR)
+    for handler in logging.getLogger().handlers:
+        if not any(isinstance(found, _Shown) for found in handler.filters):
+            handler.addFilter(_Shown())
+
+
+OWN = __package__.rpartition(".")[0]
+"""Beginning of the names of the trainer's loggers."""
+
+MOST_CHARACTERS = 4000
+"""Of a message."""
+
+
+def printable(text: str) -> str:
+    """Text that may quote a file: no line breaks, no words to the terminal, no megabytes."""
+    cut = text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} ..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
+
+class _Shown(logging.Filter):
+    """What a user sees, and how.
+
+    ComfyUI warns of a missing torchaudio wherever it is imported: training makes no sound, and a new user
+    would take it for an error of ours.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if record.name.startswith(OWN):
+            record.msg, record.args = printable(message), None
+            return True
+        return "torchaudio" not in message
 
 
 def facts_line(**facts: Any) -> str:

@@ -60,5 +60,9 @@ def save_animation(path: Path, frames: list[Image.Image], fps: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     more = {"save_all": True, "append_images": frames[1:], "duration": round(1000 / fps), "loop": 0}
-    frames[0].save(temporary, format="WEBP", quality=90, method=4, **(more if len(frames) > 1 else {}))
-    os.replace(temporary, path)
+    try:
+        frames[0].save(temporary, format="WEBP", quality=90, method=4, **(more if len(frames) > 1 else {}))
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

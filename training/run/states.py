@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,11 +78,15 @@ def save_state(
     return final
 
 
-def newest_state(folder: Path) -> State | None:
-    """The newest complete state, or None. Damaged ones are passed over with a message."""
+def newest_state(folder: Path, check: Callable[[State], None] | None = None) -> State | None:
+    """The newest complete state, or None. Damaged ones are passed over with a message, as are those at which
+    ``check`` raises ValueError."""
     for path in reversed(_states(folder)):
         try:
-            return load_state(path)
+            state = load_state(path)
+            if check is not None:
+                check(state)
+            return state
         except (ValueError, OSError) as error:
             log.warning("State %s is damaged and passed over: %s", path.name, error)
     return None
@@ -99,11 +103,11 @@ def load_state(path: Path) -> State:
     Raises:
         ValueError, OSError: it is not whole.
     """
-    record = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    if not isinstance(record, dict) or not all(
-        isinstance(record.get(key), dict) for key in ("hashes", "facts")
-    ):
-        raise ValueError("state.json does not tell what the state holds")
+    try:
+        record = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("state.json is nested too deeply") from error
+    _check_record(record, _step_of(path))
     tensors = {}
     for name, expected in record["hashes"].items():
         if _hash(path / name) != expected:
@@ -113,6 +117,24 @@ def load_state(path: Path) -> State:
         except SafetensorError as error:
             raise ValueError(f"{name}: {error}") from error
     return State(record["step"], tensors, record["facts"])
+
+
+NAMES = ("weights", "optimizer", "ema")
+"""Of the files of tensors."""
+
+
+def _check_record(record: Any, step: int) -> None:
+    """Raises:
+    ValueError: it does not tell what the state holds.
+    """
+    if not isinstance(record, dict) or not isinstance(record.get("facts"), dict):
+        raise ValueError("state.json does not tell what the state holds")
+    if type(record.get("step")) is not int or record["step"] != step:
+        raise ValueError(f"state.json is of step {record.get('step')!r}")
+    hashes = record.get("hashes")
+    names = {f"{name}.safetensors" for name in NAMES}
+    if not isinstance(hashes, dict) or "weights.safetensors" not in hashes or not hashes.keys() <= names:
+        raise ValueError("state.json does not list the state's files")
 
 
 def clean_up(folder: Path) -> None:

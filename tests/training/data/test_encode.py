@@ -5,10 +5,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from animatediff_flipbook.training.data import encode, video
+from animatediff_flipbook.training.data import encode, live, video
 from animatediff_flipbook.training.data.cache import Store
 from animatediff_flipbook.training.data.dataset import ClipData, Schedule, stacked
-from animatediff_flipbook.training.data.encode import Encodings, LiveEncodings, mirrored_caption, text_key
+from animatediff_flipbook.training.data.encode import Encodings, text_key
+from animatediff_flipbook.training.data.live import LiveEncodings
 from animatediff_flipbook.training.data.media import list_media
 from PIL import Image
 
@@ -215,7 +216,7 @@ def test_unreadable_files_are_reported_once_and_never_retried(make, clips, tmp_p
 def test_looking_at_files_goes_on_where_it_was_stopped(settings, tmp_path, monkeypatch):
     config = settings(tmp_path / "run", f"cache.folder={tmp_path / 'cache'}", "cache.mode=off")
     files = list_media(config.data.sources, config.data)
-    looked, look = [], encode.tracks_of_file
+    looked, look = [], live.tracks_of_file
 
     def stops(file, *rest):
         if len(looked) == 4:
@@ -223,7 +224,7 @@ def test_looking_at_files_goes_on_where_it_was_stopped(settings, tmp_path, monke
         looked.append(file.name)
         return look(file, *rest)
 
-    monkeypatch.setattr(encode, "tracks_of_file", stops)
+    monkeypatch.setattr(live, "tracks_of_file", stops)
     with pytest.raises(KeyboardInterrupt):
         LiveEncodings(config, "base").fill(None, files)
     assert len(LiveEncodings(config, "base").missing(files)[0]) == 2
@@ -321,20 +322,6 @@ def test_mirrored_samples_have_mirrored_captions(make):
     assert seen == {float(len(text)) for text in texts}
 
 
-@pytest.mark.parametrize(
-    ("text", "mirrored"),
-    [
-        ("Left turn, leftmost, right.", "Right turn, rightmost, left."),
-        ("LEFT, rightwards, left-hand", "RIGHT, leftwards, right-hand"),
-        ("a bright dog, upright, drives left,right", "a bright dog, upright, drives right,left"),
-        ("a frightened thief, leftovers", "a frightened thief, leftovers"),
-    ],
-)
-def test_words_change_sides(text, mirrored):
-    assert mirrored_caption(text) == mirrored
-    assert mirrored_caption(mirrored) == text
-
-
 def test_captions_of_different_lengths_share_a_batch():
     two, three = torch.randn(154, 4), torch.randn(231, 4)
     both = stacked([two, three])
@@ -407,3 +394,35 @@ def test_store_reads_only_the_span_asked_for(tmp_path):
     store.flush()
     assert torch.equal(store.frames("x", [2, 5, 3]), tensor[[2, 5, 3]])
     assert store.shape("x") == (10, 4)
+
+
+@pytest.mark.parametrize("kind", ["latents", "text"])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.999])
+def test_a_flipped_byte_in_a_shard_is_noticed_and_made_again(kind, share, make, caplog):
+    """In the header, in the tensors, anywhere: what is served is what was stored."""
+    _, store, files = make()
+    store.fill(FakeBase(), files)
+    kept = getattr(store, kind)
+    values = {name: kept.get(name).clone() for name in kept._where}
+    (shard,) = kept.folder.glob("shard-*")
+    content = bytearray(shard.read_bytes())
+    content[int(share * len(content))] ^= 4
+    shard.write_bytes(content)
+    _, store, _ = make()
+    assert f"{shard.name} is damaged" in caplog.text
+    store.fill(FakeBase(), files)
+    found = getattr(store, kind)
+    assert all(torch.equal(found.get(name), value) for name, value in values.items())
+
+
+def test_shards_without_a_hash_still_serve(make, caplog):
+    from safetensors.torch import load_file, save_file
+
+    _, store, files = make()
+    store.fill(FakeBase(), files)
+    for shard in store.latents.folder.glob("shard-*"):
+        save_file(load_file(shard), shard, {"format": "2"})
+    caplog.set_level("INFO")
+    _, store, _ = make()
+    assert store.missing(files) == ([], [])
+    assert "carry no hash" in caplog.text

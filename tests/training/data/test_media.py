@@ -16,11 +16,14 @@ from animatediff_flipbook.training.data import cache
 from animatediff_flipbook.training.data.cache import Store
 from animatediff_flipbook.training.data.media import MediaFile, content_hashes, list_media
 from animatediff_flipbook.training.data.video import timed_frames
-from animatediff_flipbook.training.run.train import split_files, train
+from animatediff_flipbook.training.run.prepare import split_files
+from animatediff_flipbook.training.run.train import train
+
+ANY = DataConfig(missing_captions="empty")
 
 
 def listed(*sources: SourceConfig, **settings) -> list[tuple[str, str]]:
-    files = list_media(sources, DataConfig(sources=sources, **settings))
+    files = list_media(sources, replace(ANY, **settings))
     return [(file.member or file.path.name, file.caption) for file in files]
 
 
@@ -40,16 +43,18 @@ def test_missing_captions(clips, tmp_path):
     source = SourceConfig(path=str(tmp_path))
     assert listed(source) == [("Red_square 2.mp4", "")]
     assert listed(source, missing_captions="name") == [("Red_square 2.mp4", "Red square 2")]
-    with pytest.raises(ValueError, match="no caption"):
-        listed(source, missing_captions="refuse")
+    with pytest.raises(ValueError, match="1 of 1 files have no caption, such as Red_square 2.mp4.*'empty'"):
+        list_media([source], DataConfig())
 
 
 def test_jsonl(clips, tmp_path):
     table = tmp_path / "list.jsonl"
-    rows = [{"video_path": "clip1.mp4", "caption": "one"}, {"path": "clip0.mp4"}]
+    (tmp_path / "bare.mp4").write_bytes(b"")
+    bare = str(tmp_path / "bare.mp4")
+    rows = [{"video_path": "clip1.mp4", "caption": "one"}, {"path": "clip0.mp4"}, {"path": bare}]
     table.write_text("\n".join(map(json.dumps, rows)))
     found = listed(SourceConfig(path=str(table), media_root=str(clips)))
-    assert found == [("clip1.mp4", "one"), ("clip0.mp4", "")]
+    assert found == [("clip1.mp4", "one"), ("clip0.mp4", "a red square left"), ("bare.mp4", "")]
     table.write_text('{"caption": "x"}')
     with pytest.raises(ValueError, match="line 1 names no file"):
         listed(SourceConfig(path=str(table)))
@@ -79,7 +84,7 @@ def test_csv_with_the_columns_of_webvid(clips, tmp_path):
     [
         ("path, caption\nclip0.mp4, a dog\n", [("clip0.mp4", "a dog")]),
         ("Path,Text\nclip0.mp4,a dog\n", [("clip0.mp4", "a dog")]),
-        ("path\nclip0.mp4\n", [("clip0.mp4", "")]),
+        ("path\nclip0.mp4\n", [("clip0.mp4", "a red square left")]),
         ("path,caption\n,nothing\nclip0.mp4,a dog\n", [("clip0.mp4", "a dog")]),
         ("path,words\nclip0.mp4,a dog\n", None),
     ],
@@ -132,13 +137,13 @@ def test_what_cannot_be_read_stops_nobody(clips, tmp_path, caplog):
     assert "link.mp4: the link leads nowhere" in caplog.text
     gone = MediaFile(tmp_path / "gone.mp4", "")
     memo = tmp_path / "memo" / "hashes-0.json"
-    hashes = content_hashes([*list_media([source], DataConfig()), gone], memo)
+    hashes = content_hashes([*list_media([source], ANY), gone], memo)
     assert len(set(hashes)) == 2
     assert list(json.loads(memo.read_text())) == [str(tmp_path / "whole.mp4")], "it may come back"
 
 
 def test_hashes_that_another_process_has_found_are_taken_over(clips, tmp_path, monkeypatch):
-    files = list_media([SourceConfig(path=str(clips))], DataConfig())
+    files = list_media([SourceConfig(path=str(clips))], ANY)
     found = [content_hashes(files[rank::2], tmp_path / f"hashes-{rank}.json") for rank in range(2)]
     monkeypatch.setattr(MediaFile, "content_hash", lambda file: pytest.fail("read again"))
     hashes = content_hashes(files, tmp_path / "hashes-0.json")
@@ -170,7 +175,7 @@ def test_webdataset_shards(clips, tmp_path):
     assert listed(source) == [("sample0.mp4", "number 0"), ("sample1.mp4", "number 1")]
     files = list_media([source], DataConfig(sources=(source,)))
     assert files[1].content() == (clips / "clip1.mp4").read_bytes()
-    plain = list_media([SourceConfig(path=str(clips))], DataConfig())
+    plain = list_media([SourceConfig(path=str(clips))], ANY)
     assert files[0].content_hash() == plain[0].content_hash(), "content alone is a file's identity"
 
 
@@ -186,16 +191,16 @@ def test_hashes_are_remembered_and_changes_noticed(clips, tmp_path, caplog):
     shutil.copy(clips / "clip0.mp4", video)
     source = SourceConfig(path=str(video))
     memo = tmp_path / "memo.json"
-    first = content_hashes(list_media([source], DataConfig()), memo)
-    assert content_hashes(list_media([source], DataConfig()), memo) == first
+    first = content_hashes(list_media([source], ANY), memo)
+    assert content_hashes(list_media([source], ANY), memo) == first
     assert not [r for r in caplog.records if "changed" in r.message]
     shutil.copy(clips / "clip1.mp4", video)
-    assert content_hashes(list_media([source], DataConfig()), memo) != first
+    assert content_hashes(list_media([source], ANY), memo) != first
     assert [r for r in caplog.records if "has changed" in r.message]
 
 
 def test_hashes_survive_an_interruption(clips, tmp_path, monkeypatch):
-    files = list_media([SourceConfig(path=str(clips))], DataConfig())
+    files = list_media([SourceConfig(path=str(clips))], ANY)
     memo = tmp_path / "memo.json"
     hashed = []
     content_hash = MediaFile.content_hash
@@ -222,7 +227,7 @@ def test_tars_of_the_same_name_are_told_apart(clips, tmp_path, monkeypatch):
         with tarfile.open(tmp_path / folder / "0000.tar", "w") as archive:
             archive.add(clips / f"clip{number}.mp4", "000.mp4")
     sources = [SourceConfig(path=str(tmp_path / folder / "0000.tar")) for folder in ("train", "held")]
-    files = list_media(sources, DataConfig())
+    files = list_media(sources, ANY)
     first = content_hashes(files, tmp_path / "memo.json")
     monkeypatch.setattr(MediaFile, "content_hash", None)  # nothing is left to hash
     assert content_hashes(files, tmp_path / "memo.json") == first

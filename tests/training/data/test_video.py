@@ -240,3 +240,86 @@ def test_pages_of_a_photo_are_no_animation(kind, tmp_path):
     frames = list(timed_frames(path, path.name, "#000000"))
     assert len(frames) == 1
     assert np.asarray(frames[0].image)[8, 8, 0] > 200
+
+
+@pytest.fixture
+def small_limit(monkeypatch):
+    monkeypatch.setattr(video, "MOST_PIXELS", 64 * 64)
+
+
+@pytest.mark.parametrize("ending", ["bmp", "gif", "jpg", "png", "tif", "webp"])
+def test_large_pictures_are_refused_before_they_take_memory(ending, tmp_path, small_limit, monkeypatch):
+    path = tmp_path / f"a.{ending}"
+    for size, fits in (((64, 64), True), ((64, 65), False)):
+        Image.new("RGB", size).save(path)
+        if not fits:
+            kind = type(Image.open(path))
+            monkeypatch.setattr(kind, "load", lambda image: pytest.fail("it is decoded"))
+        if fits:
+            assert len(list(timed_frames(path, path.name, WHITE))) == 1
+            continue
+        for source in (path, path.read_bytes()):
+            with pytest.raises(Unreadable, match="64 x 65 are larger than 4096 pixels"):
+                list(timed_frames(source, path.name, WHITE))
+
+
+@pytest.mark.parametrize(("ending", "codec"), [("mp4", "mpeg4"), ("avi", "mjpeg"), ("mkv", "mpeg4")])
+def test_large_videos_are_refused(ending, codec, tmp_path, monkeypatch):
+    path = tmp_path / f"a.{ending}"
+    monkeypatch.setattr(video, "MOST_PIXELS", 2**16)
+    for size, fits in ((64, True), (1104, False), (4096, False)):
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=8)
+            stream.width, stream.height = size, 64
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            for number in range(2):
+                frame = av.VideoFrame(size, 64, stream.pix_fmt)
+                frame.pts = number
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        if fits:
+            assert len(list(timed_frames(path, path.name, WHITE))) == 2
+            continue
+        with pytest.raises(Unreadable, match="larger than 65536 pixels") as caught:
+            list(timed_frames(path, path.name, WHITE))
+        assert not caught.value.passing
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mov"])
+@pytest.mark.parametrize("film", [False, True])
+def test_a_cover_is_no_clip(ending, film, tmp_path):
+    path = tmp_path / f"song.{ending}"
+    with av.open(str(path), "w", format="mp4") as container:
+        sound = container.add_stream("aac", rate=44100)
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        moving = container.add_stream("mpeg4", rate=8) if film else None
+        if film:
+            moving.width, moving.height, moving.pix_fmt = 32, 32, "yuv420p"
+        frame = av.VideoFrame.from_image(Image.new("RGB", (64, 64))).reformat(format="yuvj420p")
+        frame.pts = 0
+        container.mux([*cover.encode(frame), *cover.encode()])
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 44100), np.int16), format="s16", layout="mono")
+        silence.rate = 44100
+        container.mux([*sound.encode(silence), *sound.encode()])
+        for number in range(4 if film else 0):
+            picture = av.VideoFrame(32, 32, "yuv420p")
+            picture.pts = number
+            container.mux(moving.encode(picture))
+        if film:
+            container.mux(moving.encode())
+    if film:
+        assert {frame.image.size for frame in timed_frames(path, path.name, WHITE)} == {(32, 32)}
+    else:
+        with pytest.raises(Unreadable, match="cover picture, no video"):
+            list(timed_frames(path, path.name, WHITE))
+
+
+@pytest.mark.parametrize("name", ["pipe.mp4", "pipe.png"])
+def test_a_pipe_is_not_opened(name, tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(Unreadable, match="no regular file"):
+        list(timed_frames(tmp_path / name, name, WHITE))

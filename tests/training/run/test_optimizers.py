@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 from animatediff_flipbook.training.commands import evaluate
+from animatediff_flipbook.training.run.looking import validate
+from animatediff_flipbook.training.run.saving import save
 from animatediff_flipbook.training.run.states import newest_state
-from animatediff_flipbook.training.run.train import _Run, train
+from animatediff_flipbook.training.run.train import Run, train
 from safetensors.torch import load_file
 
 OWN = "optimizer.name=animatediff_flipbook.tests.support_optimizers."
@@ -55,23 +57,23 @@ def test_schedule_free_runs_are_evaluated_with_the_weights_they_export(stage_set
 
 def test_dropout_is_for_training_only(stage_settings, tmp_path):
     config = stage_settings("domain_adapter", tmp_path, "lora.dropout=0.5", "validation.fraction=0.2")
-    run = _Run(config, resume=False)
+    run = Run(config, resume=False)
     try:
-        for weight in run.weights.values():
+        for weight in run.parts.weights.values():
             torch.nn.init.normal_(weight, std=0.05)
 
         def validation() -> float:
-            with run._result_weights():
-                return run._validate()["validation/loss"]
+            with run.parts.result_weights():
+                return validate(run.parts)["validation/loss"]
 
         once = validation()
         assert once == validation()
-        batch = run.data.load([0], [(7, 0, 0)])
-        noised = run.objective.noised(batch.latents, batch.keys)
-        with torch.no_grad(), run.denoiser.attached(1):
+        batch = run.parts.data.load([0], [(7, 0, 0)])
+        noised = run.parts.objective.noised(batch.latents, batch.keys)
+        with torch.no_grad(), run.parts.denoiser.attached(1):
             losses = {float(run._losses_of(batch, noised)) for _ in range(4)}
         assert len(losses) == 4, "it is on again afterwards"
-        run._save()
+        save(run.parts)
     finally:
         run.close()
     assert evaluate(config)["validation/loss"] == pytest.approx(once, abs=1e-7)

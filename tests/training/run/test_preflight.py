@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from animatediff_flipbook.training.run import train as training
+from animatediff_flipbook.training.run import parts
 from animatediff_flipbook.training.run.train import train
 from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture
 def no_encoding(monkeypatch):
-    monkeypatch.setattr(training, "fill_cache", lambda *_: pytest.fail("encoding has begun"))
+    monkeypatch.setattr(parts, "fill_cache", lambda *_: pytest.fail("encoding has begun"))
 
 
 @pytest.mark.parametrize(

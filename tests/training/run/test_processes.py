@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from animatediff_flipbook.tests.support_training import start_training
+from animatediff_flipbook.training.run.engine import refuse_lonely_launch
 from animatediff_flipbook.training.run.states import load_state
-from animatediff_flipbook.training.run.train import _refuse_lonely_launch, train
+from animatediff_flipbook.training.run.train import train
 from safetensors.torch import load_file
 
 COMMON = ("train.steps=4", "optimizer.name=SGD", "optimizer.lr=0.1", "checkpoints.every=2")
@@ -101,6 +102,6 @@ def test_a_launch_that_starts_one_process_is_refused(monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(ValueError, match="--multi_gpu"):
-        _refuse_lonely_launch()
+        refuse_lonely_launch()
     monkeypatch.setenv("LOCAL_RANK", "0")
-    _refuse_lonely_launch()
+    refuse_lonely_launch()

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from animatediff_flipbook.tests.support_training import start_training
-from animatediff_flipbook.training.run import states
-from animatediff_flipbook.training.run import train as training
+from animatediff_flipbook.training.run import saving, states
 from animatediff_flipbook.training.run.states import clean_up, load_state, newest_state, save_state
-from animatediff_flipbook.training.run.train import _Run, train
+from animatediff_flipbook.training.run.train import Run, train
 from safetensors.torch import load_file
 
 STEPS = 12
@@ -138,9 +137,11 @@ def test_resuming_with_other_settings_is_said(stage_settings, tmp_path, caplog):
 def test_an_average_that_begins_later_begins_with_the_weights_of_then(stage_settings, tmp_path):
     train(stage_settings("domain_adapter", tmp_path, "train.steps=2"))
     config = stage_settings("domain_adapter", tmp_path, "train.steps=3", "train.ema_decay=0.9")
-    run = _Run(config, resume=True)
+    run = Run(config, resume=True)
     try:
-        assert all(torch.equal(run.ema.weights[name], weight) for name, weight in run.weights.items())
+        assert all(
+            torch.equal(run.parts.ema.weights[name], weight) for name, weight in run.parts.weights.items()
+        )
     finally:
         run.close()
 
@@ -165,16 +166,16 @@ def test_a_state_without_its_facts_is_passed_over(content, stage_settings, tmp_p
 
 
 def test_stopped_at_a_checkpoint_a_state_is_written_once(stage_settings, tmp_path, monkeypatch):
-    run = _Run(stage_settings("domain_adapter", tmp_path, "checkpoints.every=2", "train.steps=9"), False)
-    saved, step = [], run._optimizer_step
-    monkeypatch.setattr(training, "save_state", lambda folder, number, *_: saved.append(number))
+    run = Run(stage_settings("domain_adapter", tmp_path, "checkpoints.every=2", "train.steps=9"), False)
+    saved, step = [], run.take_step
+    monkeypatch.setattr(saving, "save_state", lambda folder, number, *_: saved.append(number))
 
     def stops(number: int) -> dict:
         if number == 3:
-            run._stop.set()
+            run.stopping.asked.set()
         return step(number)
 
-    monkeypatch.setattr(run, "_optimizer_step", stops)
+    monkeypatch.setattr(run, "take_step", stops)
     run.loop()
     run.close()
     assert saved == [2, 4]
@@ -228,8 +229,8 @@ def test_a_second_signal_while_the_state_is_written_loses_nothing(
     stage_settings, tmp_path, monkeypatch, first, every
 ):
     every = f"checkpoints.every={every}"
-    run = _Run(stage_settings("domain_adapter", tmp_path, "train.steps=9", every), False)
-    save, step = training.save_state, run._optimizer_step
+    run = Run(stage_settings("domain_adapter", tmp_path, "train.steps=9", every), False)
+    save, step = saving.save_state, run.take_step
 
     def impatient(*arguments) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -240,8 +241,8 @@ def test_a_second_signal_while_the_state_is_written_loses_nothing(
         os.kill(os.getpid(), first)
         return step(number)
 
-    monkeypatch.setattr(training, "save_state", impatient)
-    monkeypatch.setattr(run, "_optimizer_step", stopped)
+    monkeypatch.setattr(saving, "save_state", impatient)
+    monkeypatch.setattr(run, "take_step", stopped)
     assert run.loop().steps == 1
     run.close()
     assert newest_state(tmp_path / "checkpoints").step == 1

@@ -9,8 +9,10 @@ import torch
 from animatediff_flipbook.motion_core.files.lora import read_lora
 from animatediff_flipbook.training import randomness
 from animatediff_flipbook.training.model.denoiser import trained_tensors
+from animatediff_flipbook.training.run.guards import NonFinite
+from animatediff_flipbook.training.run.looking import validate
 from animatediff_flipbook.training.run.states import newest_state
-from animatediff_flipbook.training.run.train import NonFinite, _Run, train
+from animatediff_flipbook.training.run.train import Run, train
 from safetensors.torch import load_file
 
 STAGES = ("domain_adapter", "motion_module", "motion_lora")
@@ -21,8 +23,8 @@ def run_of(stage_settings, tmp_path):
     """A run that has not taken a step yet; closed at the end."""
     runs = []
 
-    def make(stage: str, *overrides: str) -> _Run:
-        runs.append(_Run(stage_settings(stage, tmp_path / f"run{len(runs)}", *overrides), resume=False))
+    def make(stage: str, *overrides: str) -> Run:
+        runs.append(Run(stage_settings(stage, tmp_path / f"run{len(runs)}", *overrides), resume=False))
         return runs[-1]
 
     yield make
@@ -30,13 +32,13 @@ def run_of(stage_settings, tmp_path):
         run.close()
 
 
-def predict(run: _Run) -> torch.Tensor:
+def predict(run: Run) -> torch.Tensor:
     """The model's answer to fixed noise."""
     frames = run.config.frames
     x = randomness.gaussian((1, frames, 4, 8, 8), "x")
     context = randomness.gaussian((1, 32, 64), "context")
-    with torch.no_grad(), run.denoiser.attached(frames):
-        return run.denoiser(x, torch.tensor([500]), context)
+    with torch.no_grad(), run.parts.denoiser.attached(frames):
+        return run.parts.denoiser(x, torch.tensor([500]), context)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -47,13 +49,13 @@ def test_a_fresh_run_is_the_model_it_starts_from(stage, run_of):
     timesteps = torch.full((run.config.frames,), 500.0)
     before = predict(run)
     if stage == "motion_lora":
-        for pair in run.denoiser.trained.children():
+        for pair in run.parts.denoiser.trained.children():
             assert not pair["up"].weight.any()
     else:
         with torch.no_grad():
-            plain = run.denoiser.base.predict(x, timesteps, context)[None]
+            plain = run.parts.denoiser.base.predict(x, timesteps, context)[None]
         assert torch.equal(before, plain)
-    run._optimizer_step(0)
+    run.take_step(0)
     assert not torch.equal(before, predict(run)), "a step of training must change the answer"
 
 
@@ -61,23 +63,23 @@ def test_a_fresh_run_is_the_model_it_starts_from(stage, run_of):
 def test_only_the_trained_set_changes_and_all_of_it(stage, run_of):
     # Without weight decay, so that only gradients move weights.
     run = run_of(stage, "optimizer.arguments={weight_decay=0.0}")
-    motion = run.denoiser.motion
-    frozen = {f"unet.{n}": p for n, p in run.denoiser.base.unet.named_parameters()}
+    motion = run.parts.denoiser.motion
+    frozen = {f"unet.{n}": p for n, p in run.parts.denoiser.base.unet.named_parameters()}
     frozen |= {} if motion is None else {f"motion.{n}": p for n, p in motion.named_parameters()}
-    trained = trained_tensors(run.denoiser)
+    trained = trained_tensors(run.parts.denoiser)
     identities = {id(p) for p in trained.values()}
     frozen = {n: p for n, p in frozen.items() if id(p) not in identities}
     kept = {n: p.detach().clone() for n, p in frozen.items()}
     start = {n: p.detach().clone() for n, p in trained.items()}
 
-    run._optimizer_step(0)
+    run.take_step(0)
     first = {n for n, p in trained.items() if not torch.equal(p, start[n])}
     only = "proj_out" if stage == "motion_module" else "up.weight"
     assert first == {n for n in trained if only in n}, (
         "the zero-initialised factor alone moves in the first step"
     )
-    run._optimizer_step(1)
-    run._optimizer_step(2)
+    run.take_step(1)
+    run.take_step(2)
 
     assert all(not torch.equal(p, start[n]) for n, p in trained.items())
     assert all(torch.equal(p, kept[n]) for n, p in frozen.items())
@@ -85,9 +87,9 @@ def test_only_the_trained_set_changes_and_all_of_it(stage, run_of):
     assert all(p.dtype == torch.float32 for p in trained.values())
 
 
-def losses_and_weights(run: _Run, steps: int = 2) -> tuple[list[float], torch.Tensor]:
-    losses = [run._optimizer_step(step)["loss"] for step in range(steps)]
-    return losses, torch.cat([p.detach().flatten() for p in run.weights.values()])
+def losses_and_weights(run: Run, steps: int = 2) -> tuple[list[float], torch.Tensor]:
+    losses = [run.take_step(step)["loss"] for step in range(steps)]
+    return losses, torch.cat([p.detach().flatten() for p in run.parts.weights.values()])
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -137,16 +139,16 @@ def test_the_mean_of_weights_is_exported(stage_settings, tmp_path):
 
 def test_a_loss_that_is_no_number_stops_the_run(stage_settings, tmp_path, monkeypatch):
     config = stage_settings("motion_module", tmp_path, "train.steps=8", "checkpoints.every=2")
-    run = _Run(config, resume=False)
-    load = run.data.load
+    run = Run(config, resume=False)
+    load = run.parts.data.load
 
     def spoiled(indices, keys, **kwargs):
         batch = load(indices, keys, **kwargs)
-        if run.step == 3:
+        if run.parts.step == 3:
             batch.latents.fill_(math.nan)
         return batch
 
-    monkeypatch.setattr(run.data, "load", spoiled)
+    monkeypatch.setattr(run.parts.data, "load", spoiled)
     with pytest.raises(NonFinite, match=r"step 4, files .*clip\d.mp4.*last good state is step 2"):
         run.loop()
     run.close()
@@ -167,8 +169,8 @@ def test_validation_is_the_same_twice_and_does_not_touch_training(stage_settings
     a, b = train(with_it).file, train(without).file
     first, second = load_file(a), load_file(b)
     assert all(torch.equal(first[key], second[key]) for key in first)
-    run = _Run(stage_settings("motion_module", tmp_path / "c", held, "validation.bins=2"), resume=False)
-    once, again = run._validate(), run._validate()
+    run = Run(stage_settings("motion_module", tmp_path / "c", held, "validation.bins=2"), resume=False)
+    once, again = validate(run.parts), validate(run.parts)
     run.close()
     assert once == again
     assert set(once) == {"validation/loss", "validation/t000-499", "validation/t500-999"}
@@ -204,24 +206,24 @@ def test_metadata_tells_what_the_run_was(stage_settings, tmp_path):
 
 def test_only_the_bad_clips_are_named(run_of):
     run = run_of("motion_module", "train.batch_size=4")
-    batch = run.data.load([0, 1, 2, 3], [(7, 0, slot) for slot in range(4)])
+    batch = run.parts.data.load([0, 1, 2, 3], [(7, 0, slot) for slot in range(4)])
     with pytest.raises(NonFinite) as caught:
         losses = torch.tensor([0.1, math.inf, 0.2, math.nan])
-        run._require_finite(losses, 5, batch, losses)
+        run.guards.require_finite(losses, 5, batch, losses)
     named = [name in str(caught.value) for name in batch.names]
     assert named == [False, True, False, True]
 
 
 def test_steps_that_the_scaler_skips_do_not_count_and_end_the_run(run_of, monkeypatch):
     run = run_of("domain_adapter", "train.ema_decay=0.5")
-    run._optimizer_step(0)
-    average = {name: weight.clone() for name, weight in run.ema.weights.items()}
-    monkeypatch.setattr(type(run.optimizer), "step_was_skipped", True)
+    run.take_step(0)
+    average = {name: weight.clone() for name, weight in run.parts.ema.weights.items()}
+    monkeypatch.setattr(type(run.parts.optimizer), "step_was_skipped", True)
     for step in range(1, 25):
-        run._optimizer_step(step)
-    assert all(torch.equal(run.ema.weights[name], weight) for name, weight in average.items())
+        run.take_step(step)
+    assert all(torch.equal(run.parts.ema.weights[name], weight) for name, weight in average.items())
     with pytest.raises(NonFinite, match="gradient of 25 steps in a row.*fp16"):
-        run._optimizer_step(25)
+        run.take_step(25)
 
 
 @pytest.mark.parametrize("num_frames", [0, 2])
@@ -235,7 +237,7 @@ def test_without_usable_held_out_clips_it_trains_without_validation(
     else:
         (held / "bad.mp4").write_bytes(b"no video" * 99)
     run = run_of("motion_module", f"validation.sources=[{{path='{held}'}}]")
-    assert run.held is None
+    assert run.parts.held is None
     assert "There is no validation" in caplog.text
     said = [record.message for record in caplog.records if "bad.mp4" in record.message]
     assert len(said) == 1
@@ -251,11 +253,11 @@ def test_every_short_file_is_named_once(run_of, tmp_path, clips, write_video, nu
         frames[:, :8] = 30 * number
         write_video(held / f"short{number}.mp4", frames)
     run = run_of("motion_module", f"validation.sources=[{{path='{held}'}}]", "camera.direction=zoom_in")
-    assert len(run.held) == 4
+    assert len(run.parts.held) == 4
     said = [record.message for record in caplog.records if "short" in record.message]
     assert [f"short{n}.mp4" in line and "Left out" in line for n, line in enumerate(said)] == [True] * 7
     caplog.clear()
     run = run_of("motion_module", f"validation.sources=[{{path='{held}'}}]")
-    assert len(run.held) == 1
+    assert len(run.parts.held) == 1
     said = [record.message for record in caplog.records if "short" in record.message]
     assert [f"short{n}.mp4" in line and "Left out" in line for n, line in enumerate(said)] == [True] * 7
