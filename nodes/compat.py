@@ -19,7 +19,8 @@ from comfy.patcher_extension import WrappersMP, get_all_wrappers
 from comfy.samplers import CFGGuider
 from comfy_api.latest import io
 
-from ..motion_core.module.layers import Attention, torch_attention
+from ..motion_core.module.call import Attention
+from ..motion_core.module.layers import torch_attention
 
 logger = logging.getLogger("animatediff_flipbook")
 

@@ -18,10 +18,12 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
+from .call import MotionCall
 from .config import base_of
-from .layers import MotionCall, joint_group_norm
+from .layers import joint_group_norm
 from .model import MotionModel, MotionModule
 from .unet import Slot, is_kind, plain, unet_slots
+from .values import rows_per_video
 
 TURN = "animatediff_flipbook_turn"
 """Name of the UNet's attribute that holds the lock, while calls with motion modules run."""
@@ -51,13 +53,18 @@ class _OfOneCall(nn.Module):
 class MotionLayer(_OfOneCall):
     """A motion module with what this call asks of it: the UNet calls its layers with the feature alone."""
 
-    def __init__(self, module: MotionModule, call: MotionCall) -> None:
+    def __init__(self, module: MotionModule, call: MotionCall, feature: torch.Tensor | None = None) -> None:
         super().__init__()
         self.module = module
         self.call = call
+        self.feature = feature
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x if self.is_foreign() else self.module(x, self.call)
+        if self.is_foreign():
+            return x
+        if self.feature is not None:
+            x = with_feature(x, self.feature, self.call.frames)
+        return self.module(x, self.call)
 
 
 class JointGroupNorm(_OfOneCall):
@@ -87,7 +94,7 @@ def inserted(unet: nn.Module, motions: Sequence[tuple[MotionModel, MotionCall]])
         ValueError: a motion model does not fit the UNet, or two models disagree about the number of frames.
     """
     # effect 0 is a skip, not a blend: nothing is inserted and no norm is changed.
-    motions = [(motion, call) for motion, call in motions if call.effect != 0.0]
+    motions = [(motion, call) for motion, call in motions if not call.is_off]
     if not motions:
         yield
         return
@@ -107,8 +114,24 @@ def inserted(unet: nn.Module, motions: Sequence[tuple[MotionModel, MotionCall]])
         for motion, call in reversed(motions):
             check_fit(motion, slots)
             for name, module in motion.motion_modules():
-                stack.enter_context(_entered(slots[name], MotionLayer(module, call)))
+                layer = MotionLayer(module, call.for_module(name), call.features.get(name))
+                stack.enter_context(_entered(slots[name], layer))
         yield
+
+
+def with_feature(x: torch.Tensor, feature: torch.Tensor, frames: int) -> torch.Tensor:
+    """Add a feature ``(F or B*F, C, H, W)`` to a UNet feature of all videos, ``(B*F, C, H, W)``.
+
+    Raises:
+        ValueError: it is of another size.
+    """
+    if feature.shape[1:] != x.shape[1:]:
+        raise ValueError(
+            f"A reference has features of {tuple(feature.shape[1:])}, the clip of {tuple(x.shape[1:])}. "
+            "Encode the reference at the size of the clip."
+        )
+    rows = rows_per_video(feature.to(x), x.shape[0] // frames, frames)
+    return (x.unflatten(0, (-1, frames)) + rows).flatten(0, 1)
 
 
 def check_fit(motion: MotionModel, slots: Mapping[str, Slot], name: str = "The motion module") -> None:

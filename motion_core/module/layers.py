@@ -13,8 +13,6 @@ stateless: how many frames a call holds, and how strong the motion is, arrives w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,10 +20,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from .call import MotionCall, effect_of_frames
 from .config import ModuleShape
-
-Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
-"""``(q, k, v, scale) -> out``, each ``(N, heads, F, D)``; ``scale`` multiplies the logits."""
 
 MAX_SEQUENCES_TIMES_HEADS = 65_535
 """CUDA kernels that fold heads into the batch run on a grid of at most this size."""
@@ -38,22 +34,6 @@ CPU_CHUNK_TOKENS = 1024
 
 CHUNK_VALUES = 2**27
 """Elsewhere, chunks only bound the memory of the feed-forward: a quarter of a gigabyte in 16 bit."""
-
-
-@dataclass(frozen=True)
-class MotionCall:
-    """What one UNet call asks of its motion modules."""
-
-    frames: int
-    """Frames per video in the batch."""
-    scale: float = 1.0
-    """Factor on the logits of temporal attention: the amount of motion."""
-    effect: float = 1.0
-    """Blend of a module's input (0) and output (1)."""
-    positions: tuple[int, ...] | None = None
-    """Row of the position table for each frame; by default 0, 1, 2, ..."""
-    attention: Attention | None = None
-    """The attention to use; by default torch's."""
 
 
 def sinusoidal_positions(length: int, width: int) -> torch.Tensor:
@@ -114,10 +94,13 @@ class TemporalAttention(nn.Module):
         self.to_out = nn.ModuleList([operations.Linear(width, width, **factory)])
         self.pos_encoder = PositionTable(pe_length, width, factory.get("device"))
 
-    def forward(self, z: torch.Tensor, call: MotionCall) -> torch.Tensor:
-        """``z`` (N, F, C), normalised; positions are added to it in place. Returns (N, F, C)."""
+    def forward(self, z: torch.Tensor, call: MotionCall, index: int = 0) -> torch.Tensor:
+        """``z`` (N, F, C), normalised; positions are added to it in place. ``index``: of the block's
+        attentions, which one. Returns (N, F, C)."""
         # Positions go in after the norm, so that q, k and v see them but the residual stream does not.
         z = z.add_(self.pos_encoder.rows(call, z))
+        if call.camera is not None and index == 0:
+            z = call.camera(z)
         if hasattr(self, "to_qkv"):
             q, k, v = rearrange(self.to_qkv(z), "n f (three h d) -> three n h f d", three=3, h=self.heads)
         else:
@@ -126,7 +109,11 @@ class TemporalAttention(nn.Module):
                 for to in (self.to_q, self.to_k, self.to_v)
             )
         attend = call.attention or torch_attention
-        out = attend(q, k, v, call.scale / math.sqrt(q.shape[-1]))
+        scale = call.scale_of(index)
+        if isinstance(scale, torch.Tensor):
+            # A factor for each frame that is looked at, and no longer one for all.
+            k, scale = k * scale, 1.0
+        out = attend(q, k, v, scale / math.sqrt(q.shape[-1]))
         return self.to_out[0](rearrange(out, "n h f d -> n f (h d)"))
 
 
@@ -181,9 +168,22 @@ class TemporalBlock(nn.Module):
 
     def forward(self, t: torch.Tensor, call: MotionCall) -> torch.Tensor:
         """``t`` (N, F, C) -> (N, F, C)."""
-        for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
-            t = t + attention(norm(t), call)
+        t = self._attend_in_views(t, call) if call.views else self._attend(t, call)
         return t + self.ff(self.ff_norm(t))
+
+    def _attend(self, t: torch.Tensor, call: MotionCall) -> torch.Tensor:
+        for index, (attention, norm) in enumerate(zip(self.attention_blocks, self.norms, strict=True)):
+            t = t + attention(norm(t), call, index)
+        return t
+
+    def _attend_in_views(self, t: torch.Tensor, call: MotionCall) -> torch.Tensor:
+        """Frames attend within windows, whose results are averaged (FreeNoise, Qiu et al. 2023)."""
+        total = torch.zeros_like(t)
+        for view in call.views:
+            frames = torch.tensor(view.frames, device=t.device)
+            seen = self._attend(t.index_select(1, frames), call.of_view(view, t.device))
+            total.index_add_(1, frames, seen * seen.new_tensor(view.weights).view(1, -1, 1))
+        return total
 
 
 class TemporalTransformer(nn.Module):
@@ -226,9 +226,10 @@ class TemporalTransformer(nn.Module):
         Raises:
             ValueError: the batch does not hold whole videos, or more frames than the position table has rows.
         """
-        if call.effect == 0.0:
+        if call.is_off:
             return x
         self._check(x, call)
+        call = call.laid_out(x)
         frames, (height, width) = call.frames, x.shape[-2:]
         n = joint_group_norm(self.norm, x, frames) if self.joint_norm else self.norm(x)
         n = frames_of_pixels(n, frames)
@@ -236,8 +237,15 @@ class TemporalTransformer(nn.Module):
         if chunks == 1:
             y = self._mix(n, call)
         else:
-            y = torch.cat([self._mix(part, call) for part in n.chunk(chunks)])
-        return torch.add(x, pixels_of_frames(y, height, width), alpha=call.effect)
+            parts, done = [], 0
+            for part in n.chunk(chunks):
+                parts.append(self._mix(part, call.of_pixels(done, part.shape[0])))
+                done += part.shape[0]
+            y = torch.cat(parts)
+        y = pixels_of_frames(y, height, width)
+        if isinstance(call.effect, torch.Tensor):
+            return torch.addcmul(x, y, effect_of_frames(call.effect, x, frames))
+        return torch.add(x, y, alpha=call.effect)
 
     def _mix(self, n: torch.Tensor, call: MotionCall) -> torch.Tensor:
         t = self.proj_in(n)
@@ -265,6 +273,8 @@ class TemporalTransformer(nn.Module):
                 f"Each of the {call.frames} frames needs one position from 0 up, got {call.positions}."
             )
         last = call.frames if call.positions is None else max(call.positions) + 1
+        if call.views:
+            last = max(len(view.frames) for view in call.views)
         if last > self.shape.pe_length:
             raise ValueError(
                 f"{last} frames in one call, but this motion module knows positions for "

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from .call import MotionCall
 from .config import MotionModuleConfig
-from .layers import MotionCall, TemporalTransformer
+from .layers import TemporalTransformer
 
 __all__ = ["MotionCall", "MotionModel", "MotionModule"]
 

@@ -16,8 +16,8 @@ from typing import Any
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 
+from ...motion_core.module.call import MotionCall
 from ...motion_core.module.injection import check_fit, inserted
-from ...motion_core.module.layers import MotionCall
 from ...motion_core.module.unet import unet_slots
 from ..compat import (
     INCUMBENT,
