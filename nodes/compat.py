@@ -6,6 +6,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -15,7 +16,7 @@ import comfy.samplers
 import torch
 from comfy.context_windows import IndexListContextWindow
 from comfy.ldm.modules import attention as comfy_attention
-from comfy.patcher_extension import WrappersMP, get_all_wrappers
+from comfy.patcher_extension import CallbacksMP, WrappersMP, get_all_wrappers
 from comfy.samplers import CFGGuider
 from comfy_api.latest import io
 
@@ -54,12 +55,18 @@ def filled_latent(latent: dict, samples: torch.Tensor) -> dict:
     return {**kept, "samples": samples}
 
 
-def new_patcher(model: torch.nn.Module, loader: Callable, *args: Any) -> comfy.model_patcher.ModelPatcher:
-    """Give a model to ComfyUI's memory management. ``loader(*args)`` makes the same patcher with weights of
-    its own."""
+def new_patcher(
+    model: torch.nn.Module, loader: Callable, *args: Any, plain: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    """Give a model to ComfyUI's memory management.
+
+    ``loader(*args)`` makes the same patcher with weights of its own, ``loader(*args, disable_dynamic=True)``
+    a ``plain`` one: of the class that moves whole layers, where newer versions also have one that reads
+    weights on demand.
+    """
     # Newer versions choose the class themselves and export it under this name.
-    patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-    patcher = patcher_class(
+    chosen = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    patcher = (comfy.model_patcher.ModelPatcher if plain else chosen)(
         model,
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
@@ -68,6 +75,44 @@ def new_patcher(model: torch.nn.Module, loader: Callable, *args: Any) -> comfy.m
     if hasattr(patcher, "cached_patcher_init"):
         patcher.cached_patcher_init = (loader, args)
     return patcher
+
+
+def follow_device(patcher: comfy.model_patcher.ModelPatcher, model: comfy.model_patcher.ModelPatcher) -> None:
+    """Let a patcher with weights of its own load where the base does; a node may have sent that elsewhere."""
+    patcher.load_device, patcher.offload_device = model.load_device, model.offload_device
+    if hasattr(patcher, "register_load_device"):  # tables by device, of weights that are read on demand
+        patcher.register_load_device(patcher.load_device)
+
+
+def keep_copies_alike(model: comfy.model_patcher.ModelPatcher, key: str) -> None:
+    """Where ComfyUI splits the work among several GPUs, each has a copy of the model. It makes a copy's
+    additional models once and finds them again by their origin: patches that came later and the order stay
+    behind. Before every run, let those of ``key`` be as the model's."""
+    event = getattr(CallbacksMP, "ON_MATCH_MULTIGPU_CLONES", None)
+    if event is None:
+        return
+    model.remove_callbacks_with_key(event, key)
+    model.add_callback_with_key(event, key, partial(_match_copy, key))
+
+
+def _match_copy(
+    key: str, model: comfy.model_patcher.ModelPatcher, other: comfy.model_patcher.ModelPatcher
+) -> None:
+    copies = {one.clone_base_uuid: one for one in other.get_additional_models_with_key(key)}
+    alike = []
+    for own in model.get_additional_models_with_key(key):
+        one = copies[own.clone_base_uuid].clone()
+        one.patches = {name: list(patches) for name, patches in own.patches.items()}
+        one.patches_uuid = own.patches_uuid
+        alike.append(one)
+    other.set_additional_models(key, alike)
+
+
+def free_memory(model: Any, device: torch.device) -> float:
+    """Bytes that a call may take. Newer patchers count what they could give back."""
+    patcher = getattr(model, "current_patcher", None)
+    ask = getattr(patcher, "get_free_memory", comfy.model_management.get_free_memory)
+    return ask(device)
 
 
 def show_on_node(node: type[io.ComfyNode], text: str) -> None:

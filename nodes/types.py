@@ -26,7 +26,11 @@ class LoadedMotionModule:
     config: MotionModuleConfig
     patcher: ModelPatcher
     load_again: Callable[[], ModelPatcher]
-    """Loads a second copy of the weights, for a model that is to have the same module twice."""
+    """Loads a second copy of the weights, for a model that is to have the same module twice, or elsewhere."""
+
+    def is_dynamic(self) -> bool:
+        """Asked by ComfyUI's cache when RAM is short: what reads weights on demand is not worth dropping."""
+        return hasattr(self.patcher, "is_dynamic") and self.patcher.is_dynamic()
 
 
 @dataclass(frozen=True)

@@ -242,6 +242,9 @@ class WindowControls:
 
     def copy_of(self, control: Any, area: tuple[int, ...] | None = None) -> Any:
         """The copy of a ControlNet, and of those chained before it, that sees this window's frames only."""
+        return self._copy(control, area, self._device)
+
+    def _copy(self, control: Any, area: tuple[int, ...] | None, device: torch.device) -> Any:
         if control is None:
             return None
         if (id(control), area) in self._copies:
@@ -254,14 +257,15 @@ class WindowControls:
                 sub_idxs=list(window.index_list),
                 full_latent_length=window.num_frames,
                 context_length=window.context_length,
-                previous_controlnet=self.copy_of(getattr(control, "previous_controlnet", None)),
+                previous_controlnet=self._copy(getattr(control, "previous_controlnet", None), None, device),
             )
             self._copies[id(control), area] = self._copies[id(control), None] = (control, control)
+            self._copies_elsewhere(control, None)
             return control
         # copy.copy and not control.copy(): the latter drops what the start of the run has set.
         used = copy.copy(control)
-        used.previous_controlnet = self.copy_of(getattr(control, "previous_controlnet", None), area)
-        used.cond_hint = self._hints.fetch(control, area, window, self._device)
+        used.previous_controlnet = self._copy(getattr(control, "previous_controlnet", None), area, device)
+        used.cond_hint = self._hints.fetch(control, area, window, device)
         original = getattr(control, "cond_hint_original", None)
         if isinstance(original, torch.Tensor):
             used.cond_hint_original = window.get_tensor(original)
@@ -272,7 +276,14 @@ class WindowControls:
             used.control_input = None
             used.t2i_model = self._hints.adapter_network(control, window)
         self._copies[id(control), area] = (control, used)
+        if elsewhere := self._copies_elsewhere(control, area):
+            used.multigpu_clones = elsewhere
         return used
+
+    def _copies_elsewhere(self, control: Any, area: tuple[int, ...] | None) -> dict[torch.device, Any]:
+        """Of a ControlNet's own copies for further GPUs, which hold the hints of the whole clip too."""
+        clones = getattr(control, "multigpu_clones", None) or {}
+        return {device: self._copy(clone, area, device) for device, clone in clones.items()}
 
     def collect_hints(self) -> None:
         """After the model call: keep the hints that the copies have prepared."""

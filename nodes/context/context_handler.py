@@ -26,7 +26,7 @@ from comfy.context_windows import IndexListCallbacks, IndexListContextHandler
 from comfy.patcher_extension import WrappersMP
 
 from ...motion_core.clips.context import context_windows, needs_windows
-from ..compat import easy_cache_is_on, guidance_is_plain, self_attention_guidance_is_on
+from ..compat import easy_cache_is_on, free_memory, guidance_is_plain, self_attention_guidance_is_on
 from ..run_start import begin_run
 from .context_conds import FrameWindow, HintStore, WindowControls, cut_conds
 from .context_run import ContextRun, ContextSettings
@@ -287,7 +287,7 @@ def _fitting_windows(model: Any, conds: Sequence, x_in: torch.Tensor, length: in
     prompts = sum(cond is not None for cond in conds)
     frames = prompts * length
     wanted = max(1, AUTO_POSITIONS // (frames * math.prod(x_in.shape[2:])))
-    free = comfy.model_management.get_free_memory(x_in.device)
+    free = free_memory(model, x_in.device)
     # The factor is the one by which ComfyUI decides whether conds fit into one call.
     while wanted > 1 and model.memory_required([wanted * frames, *x_in.shape[1:]]) * 1.5 > free:
         wanted -= 1

@@ -22,7 +22,9 @@ from ...motion_core.module.unet import unet_slots
 from ..compat import (
     INCUMBENT,
     chosen_attention,
+    follow_device,
     incumbent_is_on,
+    keep_copies_alike,
     logger,
     make_schema,
     node_id,
@@ -154,9 +156,12 @@ class ApplyMotionModule(io.ComfyNode):
         model = model.clone()
         present = model.get_additional_models_with_key(KEY)
         patcher = motion_module.patcher.clone()
-        if any(other.is_clone(patcher) for other in present):
-            # One set of weights cannot carry two sets of patches in the same call.
+        elsewhere = patcher.load_device != model.load_device
+        if elsewhere or any(other.is_clone(patcher) for other in present):
+            # One set of weights is in one place, and cannot carry two sets of patches in the same call.
             patcher = motion_module.load_again()
+        if elsewhere:
+            follow_device(patcher, model)
         if beta_schedule == "auto" and effect == 0.0:
             beta_schedule = "keep"  # a motion module that takes no part has no wishes
         # The schedule first: a node of ordinary size has room for two lines.
@@ -168,6 +173,7 @@ class ApplyMotionModule(io.ComfyNode):
 
         settings = MotionSettings(motion_module.name, scale, effect, start_percent, end_percent, schedule)
         model.set_additional_models(KEY, [*present, patcher])
+        keep_copies_alike(model, KEY)
         model.set_attachments(KEY, (*(model.get_attachment(KEY) or ()), settings))
         model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
         model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, run_with_motion)

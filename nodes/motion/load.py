@@ -146,8 +146,11 @@ def chosen_loras(value: object) -> tuple[ChosenLora, ...]:
     return value
 
 
-def _load(file: MotionFile) -> ModelPatcher:
-    """Weights into memory, in a type that suits the file, the device and the memory."""
+def _load(file: MotionFile, disable_dynamic: bool = False) -> ModelPatcher:
+    """Weights into memory, in a type that suits the file, the device and the memory.
+
+    ``disable_dynamic``: ComfyUI's word for a patcher that moves whole layers.
+    """
     bar = comfy.utils.ProgressBar(file.num_values)
     # Layers cast to the type of their input, so any module runs on any base: fp16, bf16, fp32 or fp8.
     model = load_motion_module(
@@ -156,7 +159,7 @@ def _load(file: MotionFile) -> ModelPatcher:
         dtype=weight_dtype(file.dtype, file.num_values),
         progress=lambda done: bar.update_absolute(done),
     )
-    return new_patcher(model, _load, file)
+    return new_patcher(model, _load, file, plain=disable_dynamic)
 
 
 def weight_dtype(stored: torch.dtype, num_values: int) -> torch.dtype:
