@@ -283,13 +283,22 @@ def page(server):
         yield frontend
 
 
+def untitled(prompt: dict) -> dict:
+    """Without titles: those of ComfyUI's own nodes are of its version, and nothing depends on them."""
+    return {
+        key: {name: value for name, value in node.items() if name != "_meta"} for key, node in prompt.items()
+    }
+
+
 @each_workflow
 def test_page_opens_it_and_exports_the_committed_api_form(page, path):
     page.open(read(path))
     assert page.missing_nodes() == []
     assert page.alerts() == []
     assert page.errors == []
-    assert page.api_form() == read(API_FORMS / path.name), "run tests/browser/export_api.py"
+    assert untitled(page.api_form()) == untitled(read(API_FORMS / path.name)), (
+        "run tests/browser/export_api.py"
+    )
 
 
 def test_page_tells_of_missing_nodes_and_models(page):
