@@ -27,7 +27,7 @@ from ..files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_LINES = 2.0
 """Of progress, while a large cache is checked."""
 
 FORMAT = 2

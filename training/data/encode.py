@@ -95,6 +95,8 @@ class Encodings:
         for path in sorted(self.latents.folder.glob("files-*.json")):
             for content_hash, facts in read_json(path).items():
                 # Another process may have had more luck with a file.
+                if not _are_facts(facts):
+                    continue  # found out again
                 if "error" not in facts or "tracks" not in self._facts.get(content_hash, {}):
                     self._facts[content_hash] = facts
 
@@ -228,6 +230,23 @@ class Encodings:
         return self.text.get(f"{key}.states").float(), self.text.get(
             pooled
         ).float() if pooled in self.text else None
+
+
+def _are_facts(facts: object) -> bool:
+    """Whether a memory of a file is whole: why it is unusable, or what its tracks are."""
+    if not isinstance(facts, dict):
+        return False
+    if "error" in facts:
+        return isinstance(facts["error"], str)
+    tracks = facts.get("tracks")
+    return isinstance(tracks, list) and all(
+        isinstance(track, dict)
+        and isinstance(track.get("key"), str)
+        and type(track.get("num_frames")) is int
+        and isinstance(track.get("bucket"), list)
+        and [type(side) for side in track["bucket"]] == [int, int]
+        for track in tracks
+    )
 
 
 def facts_of(file: MediaFile, decoded: Decoded) -> dict:

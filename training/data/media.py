@@ -287,6 +287,10 @@ def _caption_in(row: object) -> str | None:
     return next((text for text in found if isinstance(text, str)), None)
 
 
+def _is_memory(entry: object) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("hash"), str) and "stamp" in entry
+
+
 def content_hashes(files: Sequence[MediaFile], memo: Path) -> list[str]:
     """Content hash of each file. Those of unchanged files are remembered in ``memo``, and those that other
     processes have found are read from the files ``hashes-*.json`` beside it.
@@ -296,7 +300,7 @@ def content_hashes(files: Sequence[MediaFile], memo: Path) -> list[str]:
     known = {}
     for path in (*sorted(memo.parent.glob("hashes-*.json")), memo):
         if path.is_file():
-            known |= read_json(path)
+            known |= {key: entry for key, entry in read_json(path).items() if _is_memory(entry)}
     hashes, changed, last = [], False, time.monotonic()
     try:
         for file in files:

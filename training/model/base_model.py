@@ -380,8 +380,9 @@ def file_hash(path: str | Path, memo: Path | None = None) -> str:
     known: dict[str, Any] = {}
     if memo is not None and memo.is_file():
         known = read_json(memo)
-        if known.get(str(path), {}).get("facts") == facts:
-            return known[str(path)]["sha256"]
+        entry = known.get(str(path))
+        if isinstance(entry, dict) and entry.get("facts") == facts and isinstance(entry.get("sha256"), str):
+            return entry["sha256"]
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**22):

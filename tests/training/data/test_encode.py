@@ -394,35 +394,3 @@ def test_store_reads_only_the_span_asked_for(tmp_path):
     store.flush()
     assert torch.equal(store.frames("x", [2, 5, 3]), tensor[[2, 5, 3]])
     assert store.shape("x") == (10, 4)
-
-
-@pytest.mark.parametrize("kind", ["latents", "text"])
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.999])
-def test_a_flipped_byte_in_a_shard_is_noticed_and_made_again(kind, share, make, caplog):
-    """In the header, in the tensors, anywhere: what is served is what was stored."""
-    _, store, files = make()
-    store.fill(FakeBase(), files)
-    kept = getattr(store, kind)
-    values = {name: kept.get(name).clone() for name in kept._where}
-    (shard,) = kept.folder.glob("shard-*")
-    content = bytearray(shard.read_bytes())
-    content[int(share * len(content))] ^= 4
-    shard.write_bytes(content)
-    _, store, _ = make()
-    assert f"{shard.name} is damaged" in caplog.text
-    store.fill(FakeBase(), files)
-    found = getattr(store, kind)
-    assert all(torch.equal(found.get(name), value) for name, value in values.items())
-
-
-def test_shards_without_a_hash_still_serve(make, caplog):
-    from safetensors.torch import load_file, save_file
-
-    _, store, files = make()
-    store.fill(FakeBase(), files)
-    for shard in store.latents.folder.glob("shard-*"):
-        save_file(load_file(shard), shard, {"format": "2"})
-    caplog.set_level("INFO")
-    _, store, _ = make()
-    assert store.missing(files) == ([], [])
-    assert "carry no hash" in caplog.text

@@ -17,6 +17,8 @@ from PIL import Image
 
 ANY = DataConfig(missing_captions="empty")
 
+needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+
 
 def listed(path, **source) -> list[tuple[str, str]]:
     files = list_media([SourceConfig(path=str(path), **source)], ANY)
@@ -221,6 +223,7 @@ def in_time(what):
     return future.result(timeout=20)
 
 
+@needs_pipes
 def test_only_regular_files_are_opened(data, tmp_path):
     strange_things(data)
     assert in_time(lambda: listed(data)) == [("a.mp4", ""), ("b.mp4", "")]
@@ -237,6 +240,7 @@ def test_only_regular_files_are_opened(data, tmp_path):
     assert in_time(lambda: listed(table)) == [("a.mp4", "")]
 
 
+@needs_pipes
 @pytest.mark.parametrize("ending", ["mp4", "csv", "jsonl", "tar", "png"])
 def test_a_source_that_is_a_pipe_is_refused(ending, tmp_path):
     os.mkfifo(tmp_path / f"x.{ending}")

@@ -1,5 +1,6 @@
 """Values that are not finite are found where they come from, not as a loss of the first step."""
 
+import os
 import shutil
 
 import numpy as np
@@ -104,8 +105,6 @@ def test_a_broken_text_encoder_is_named_with_the_caption(settings, tmp_path):
 def test_a_file_that_changes_while_it_is_trained_on_is_one_sentence(
     damage, stage_settings, clips, tmp_path, write_video, numbered_frames
 ):
-    import os
-
     folder = tmp_path / "data"
     folder.mkdir()
     video = folder / "a.mp4"
@@ -118,7 +117,7 @@ def test_a_file_that_changes_while_it_is_trained_on_is_one_sentence(
     try:
         run.take_step(0)
         video.unlink()
-        if damage == "a pipe":
+        if damage == "a pipe" and hasattr(os, "mkfifo"):
             os.mkfifo(video)
         elif damage == "no film":
             video.write_bytes(b"no video" * 99)
