@@ -27,8 +27,9 @@ _SETTINGS = {
 _READY = "() => window.app?.extensionManager && window.app?.graph && window.LiteGraph"
 _MISSING = """() => [...new Set(window.app.graph._nodes.map(node => node.type)
     .filter(type => !(type in window.LiteGraph.registered_node_types)))]"""
-_ALERTS = """() => [...document.querySelectorAll('.p-toast-message-error, .p-toast-message-warn, .p-dialog')]
-    .map(element => element.innerText.trim())"""
+# Newer pages have an overlay where older ones have dialogs.
+_ALERTS = """() => [...document.querySelectorAll('.p-toast-message-error, .p-toast-message-warn, .p-dialog, '
+    + '[data-testid=error-overlay]')].map(element => element.innerText.trim())"""
 _TEXTS = """() => Object.fromEntries(window.app.graph._nodes.flatMap(
     node => (node.widgets ?? []).filter(widget => widget.name === '$$node-text-preview')
         .map(widget => [node.type, String(widget.value)])))"""
@@ -78,8 +79,7 @@ class Frontend:
                 "FLIPBOOK_BROWSER."
             )
         for setting, value in _SETTINGS.items():
-            body = json.dumps(value).encode()
-            urlopen(Request(f"{self.url}/settings/{setting}", body, method="POST"), timeout=30).close()
+            self._set(setting, value)
         self._playwright = sync_playwright().start()
         try:
             self._browser = self._playwright.chromium.launch(
@@ -89,8 +89,7 @@ class Frontend:
             self.page.set_default_timeout(TIMEOUT)
             self.page.on("pageerror", lambda error: self.errors.append(str(error)))
             self.page.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
-            self.page.goto(self.url)
-            self.page.wait_for_function(_READY)
+            self._load()
         except BaseException:
             self.__exit__()
             raise
@@ -100,6 +99,20 @@ class Frontend:
         if hasattr(self, "_browser"):
             self._browser.close()
         self._playwright.stop()
+
+    def _set(self, setting: str, value: object) -> None:
+        body = json.dumps(value).encode()
+        urlopen(Request(f"{self.url}/settings/{setting}", body, method="POST"), timeout=30).close()
+
+    def _load(self) -> None:
+        self.page.goto(self.url)
+        self.page.wait_for_function(_READY)
+
+    def draw_nodes_as_elements(self, yes: bool) -> None:
+        """Load the page anew with nodes as its elements ("Nodes 2.0"), or drawn on a canvas."""
+        self._set("Comfy.VueNodes.Enabled", yes)
+        self._load()
+        self.page.wait_for_timeout(3000)  # until it has brought back what was open before
 
     def open(self, workflow: dict) -> None:
         """Load a UI-format workflow, as dropping its file on the page does."""
@@ -113,6 +126,15 @@ class Frontend:
     def alerts(self) -> list[str]:
         """Texts of the toasts and dialogs on the page."""
         return self.page.evaluate(_ALERTS)
+
+    def drawn_nodes(self) -> set[int]:
+        """Ids of the nodes in view that are elements of the page."""
+        self.page.evaluate(_SHOW_ALL)
+        self.page.wait_for_timeout(500)
+        ids = self.page.evaluate(
+            "() => [...document.querySelectorAll('[data-node-id]')].map(element => element.dataset.nodeId)"
+        )
+        return {int(number) for number in ids}
 
     def close_dialogs(self) -> None:
         """Dismiss what lies over the canvas."""
