@@ -306,7 +306,7 @@ def test_others_find_the_frames_in_the_options(animated, prompts):
     for (_, _, options), window in zip(
         recorder.calls, context_windows(ContextOptions(8, 2), FRAMES), strict=True
     ):
-        assert options["ad_params"] == {"sub_idxs": list(window.indices), "full_length": FRAMES}
+        assert options["ad_params"] == {"sub_idxs": list(window.indices), "full_length": FRAMES, "context_length": 8}
         assert isinstance(options["context_window"], comfy.context_windows.IndexListContextWindow)
         assert options["context_window"].index_list == list(window.indices)
     assert "ad_params" not in model.model_options["transformer_options"]
