@@ -38,6 +38,12 @@ def clip_length(num_frames: int) -> dict[str, int]:
     return {"total_frames": num_frames} if "total_frames" in known else {}
 
 
+def causal_frame_is_added(transformer_options: dict) -> bool:
+    """Whether ComfyUI's own context windows have put a frame of their choice before this window's."""
+    anchor = getattr(transformer_options.get("context_window"), "causal_anchor_index", None)
+    return anchor is not None and anchor >= 0
+
+
 LATENT_RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 """What newer empty latents say of themselves, until a sampler has filled them."""
 

@@ -21,6 +21,7 @@ from ...motion_core.module.injection import check_fit, inserted
 from ...motion_core.module.unet import unet_slots
 from ..compat import (
     INCUMBENT,
+    causal_frame_is_added,
     chosen_attention,
     follow_device,
     incumbent_is_on,
@@ -220,6 +221,14 @@ def apply_model_with_motion(
     ):
         if _is_active(settings, base.model_sampling, t):
             frames = _frames(x, options, settings)
+            known = motion_patcher.model.config.pe_length
+            if frames > known and causal_frame_is_added(options):
+                raise ValueError(
+                    "ComfyUI's Context Windows (Manual) adds a frame to each of its windows, which makes "
+                    f"{frames}, and {settings.name} knows positions for {known}. Switch its "
+                    "causal_window_fix off, or use AnimateDiff Flipbook's Context Windows, which cuts "
+                    "ControlNet images as well."
+                )
             call = MotionCall(
                 frames=frames,
                 scale=settings.scale,

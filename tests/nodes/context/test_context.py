@@ -17,9 +17,10 @@ from animatediff_flipbook.nodes.compat import new_patcher
 from animatediff_flipbook.nodes.context.context import ContextSampler, ContextWindows
 from animatediff_flipbook.nodes.context.context_handler import WindowHandler
 from animatediff_flipbook.nodes.context.context_run import first_step
-from animatediff_flipbook.nodes.motion.apply import ApplyMotionModule
+from animatediff_flipbook.nodes.motion.apply import KEY, ApplyMotionModule
 from animatediff_flipbook.nodes.types import LoadedMotionModule
 from animatediff_flipbook.tests.support import motion_for
+from comfy.context_windows import IndexListContextHandler
 from comfy.patcher_extension import WrappersMP, add_callback_with_key
 from comfy_extras.nodes_tomesd import TomePatchModel
 
@@ -306,7 +307,11 @@ def test_others_find_the_frames_in_the_options(animated, prompts):
     for (_, _, options), window in zip(
         recorder.calls, context_windows(ContextOptions(8, 2), FRAMES), strict=True
     ):
-        assert options["ad_params"] == {"sub_idxs": list(window.indices), "full_length": FRAMES, "context_length": 8}
+        assert options["ad_params"] == {
+            "sub_idxs": list(window.indices),
+            "full_length": FRAMES,
+            "context_length": 8,
+        }
         assert isinstance(options["context_window"], comfy.context_windows.IndexListContextWindow)
         assert options["context_window"].index_list == list(window.indices)
     assert "ad_params" not in model.model_options["transformer_options"]
@@ -406,6 +411,30 @@ def test_cancel_takes_effect_between_windows(animated, prompts):
         sample(cancelled, prompts)
     assert len(calls) == 1
     assert torch.isfinite(sample(model, prompts, steps=1)).all()  # and the next run is clean
+
+
+def test_comfyui_s_own_windows_are_told_what_to_switch_off(animated, prompts):
+    """Newer versions put a frame before each window; with windows as long as the position table that is one
+    too many."""
+    if "causal_window_fix" not in inspect.signature(IndexListContextHandler).parameters:
+        pytest.skip("this ComfyUI adds no frame to its windows")
+    model, _ = animated
+    (motion,) = model.get_additional_models_with_key(KEY)
+    longest = motion.model.config.pe_length
+
+    def core(**options):
+        windows = comfy.context_windows
+        ours = model.clone()
+        ours.model_options["context_handler"] = IndexListContextHandler(
+            context_schedule=windows.get_matching_context_schedule("standard_static"),
+            fuse_method=windows.get_matching_fuse_method("flat"),
+            context_length=longest, context_overlap=2, dim=0, **options,
+        )  # fmt: skip
+        return sample(ours, prompts, frames=longest + 8, steps=1)
+
+    with pytest.raises(ValueError, match=f"makes {longest + 1}, .* Switch its causal_window_fix off"):
+        core()
+    assert torch.isfinite(core(causal_window_fix=False)).all()
 
 
 def test_progress_counts_windows(animated, prompts, progress):
