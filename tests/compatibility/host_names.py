@@ -6,7 +6,8 @@
 Names that our code imports, subclasses or calls are looked up in DIR with their signatures. Reported are: a
 name that is gone; a call of ours that no longer fits; an argument that is not in the recorded signature
 (host_names.json, of the pinned version) and that nobody has read about and judged (reviewed.json, with the
-reason). Methods are found by their names on the classes of HANDED_TO_US, whose objects ComfyUI gives us.
+reason; "passed in FILE: ..." counts only while that file of ours names the argument). Methods are found by
+their names on the classes of HANDED_TO_US, whose objects ComfyUI gives us.
 
 It takes a second or two, so that the next break is found by reading, before users find it.
 """
@@ -339,8 +340,23 @@ def record(tree: Tree, uses: dict[str, Use]) -> dict[str, list[str] | None]:
     return known
 
 
-def differences(tree: Tree, uses: dict[str, Use], known: dict, reviewed: dict) -> list[str]:
-    """Sentences about what a tree has changed and nobody has looked at."""
+def _holds(judgement: str | None, argument: str, root: Path) -> bool:
+    """Whether somebody has judged an argument, and what was said of our code is still so."""
+    if judgement is None or not judgement.startswith("passed in "):
+        return judgement is not None
+    file = root / judgement.removeprefix("passed in ").partition(":")[0]
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return any(
+        (isinstance(node, ast.keyword) and node.arg == argument)
+        or (isinstance(node, ast.Constant) and node.value == argument)
+        for node in ast.walk(tree)
+    )
+
+
+def differences(
+    tree: Tree, uses: dict[str, Use], known: dict, reviewed: dict, root: Path = ROOT
+) -> list[str]:
+    """Sentences about what a tree has changed and nobody has looked at. ``root``: where our code is."""
     said = []
     for name, use in sorted(uses.items()):
         if name not in known:
@@ -360,7 +376,8 @@ def differences(tree: Tree, uses: dict[str, Use], known: dict, reviewed: dict) -
                 said.append(f"{name}: a call does not fit, {why} ({call.place})")
         now = signature.listed()
         for text in (*(t for t in now if t not in before), *(t for t in before if t not in now)):
-            if text.partition("=")[0] not in judged:
+            argument = text.partition("=")[0]
+            if not _holds(judged.get(argument), argument, root):
                 said.append(f"{name}: {'new' if text in now else 'no longer'}: {text}{place}")
     return said
 

@@ -106,6 +106,18 @@ def test_what_somebody_has_judged_is_not_said_again(differences):
     assert len(differences(text, {names[0]: judged})) == 1
 
 
+@pytest.mark.parametrize("dropped", ["total_frames", "downscale_ratio_spacial"])
+def test_an_argument_that_we_no_longer_pass_is_said_again(reading, tmp_path, dropped):
+    """Of our own code: the judgement that we pass it does not outlive the passing."""
+    reviewed = json.loads(reading.REVIEWED.read_text())
+    judgements = {j[dropped] for j in reviewed.values() if dropped in j}
+    assert all(reading._holds(j, dropped, reading.ROOT) for j in judgements) and judgements
+    text = (reading.ROOT / "nodes" / "compat.py").read_text().replace(f'"{dropped}"', '"something"')
+    (tmp_path / "nodes").mkdir()
+    (tmp_path / "nodes" / "compat.py").write_text(text)
+    assert not any(reading._holds(j, dropped, tmp_path) for j in judgements)
+
+
 def test_this_comfyui_holds_nothing_that_nobody_has_looked_at(reading, capsys, monkeypatch):
     """Of the pinned version: the record is true. Of another: the door for its changes is this test."""
     import folder_paths
