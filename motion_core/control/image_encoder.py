@@ -93,7 +93,7 @@ class ImageEncoder(nn.Module):
         for index, block in enumerate(self.body):
             level, first = divmod(index, self.blocks_per_level)
             if level and not first:
-                h = F.avg_pool2d(_even(h), 2)
+                h = F.avg_pool2d(even_size(h), 2)
             h = block(h)
             if first == self.blocks_per_level - 1:
                 features.append(h)
@@ -132,6 +132,6 @@ def encoder_for(state: Mapping[str, torch.Tensor], **options: Any) -> ImageEncod
     return encoder.eval()
 
 
-def _even(x: torch.Tensor) -> torch.Tensor:
+def even_size(x: torch.Tensor) -> torch.Tensor:
     """Padded at the bottom and right to an even size, as the UNet rounds odd sizes up."""
     return F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2), mode="replicate")
