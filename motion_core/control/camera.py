@@ -75,8 +75,8 @@ class Pose:
 
 
 def read_poses(text: str, lens: Lens | None = None) -> list[Pose]:
-    """Poses as RealEstate10K writes them: a line of 19 numbers per frame, ``time fx fy cx cy 0 0`` and the 3 x 4
-    matrix from world to camera, row by row. A first line that is a link is passed over.
+    """Poses as RealEstate10K writes them: per frame a line of 19 numbers, ``time fx fy cx cy 0 0`` and the
+    3 x 4 matrix from world to camera, row by row. A first line that is a link is passed over.
 
     Args:
         text: the lines.

@@ -1,8 +1,8 @@
 """CameraCtrl's pose encoder (He et al., ICLR 2025): rays of pixels to features for the motion modules.
 
-Per level two times a residual block and a temporal one (attention, feed-forward). The feature of a level goes
-into the first attention of the motion modules of that level, down and up, through a layer of each module's own
-(:class:`motion_core.module.call.CameraMerge`).
+Per level two times a residual block and a temporal one (attention, feed-forward). The feature of a level
+goes into the first attention of the motion modules of that level, down and up, through a layer of each
+module's own (:class:`motion_core.module.call.CameraMerge`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The image encoder of AnimateLCM-I2V (Wang et al. 2024): a reference picture as features of the UNet's levels.
+"""AnimateLCM-I2V's image encoder (Wang et al. 2024): a reference picture as features of the UNet's levels.
 
-``h = conv(latent) + motion_scale * positions``, then per level two blocks ``h + conv1(relu(conv3(h)))``; levels
-beyond the first halve the size before. The feature of a level is added to the UNet in front of the level's
+``h = conv(latent) + motion_scale * positions``, then per level two blocks ``h + conv1(relu(conv3(h)))``;
+levels beyond the first halve the size before. The feature of a level is added to the UNet in front of the level's
 second motion module, and so goes into its skip as well.
 """
 
@@ -83,8 +83,8 @@ class ImageEncoder(nn.Module):
         """
         if reference.shape[0] not in (1, frames):
             raise ValueError(
-                f"There are {reference.shape[0]} reference pictures for {frames} frames; expected one, or one "
-                "per frame."
+                f"There are {reference.shape[0]} reference pictures for {frames} frames; expected one, or "
+                "one per frame."
             )
         h = self.conv_in(reference)
         positions = sinusoidal_positions(frames, h.shape[1])[0].to(h)

@@ -1,5 +1,5 @@
-"""PIA (Zhang et al., CVPR 2024): a reference picture in the UNet's input, with a value per frame that says how
-near the frame stays to it.
+"""PIA (Zhang et al., CVPR 2024): a reference picture in the UNet's input, with a value per frame that says
+how near the frame stays to it.
 
 The input of the first convolution is ``latent 4 | value 1 | reference 4``. A convolution is linear, so the
 part of the five added channels is computed by itself and added to what the base's own convolution gives: the
