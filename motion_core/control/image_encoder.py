@@ -1,8 +1,8 @@
 """AnimateLCM-I2V's image encoder (Wang et al. 2024): a reference picture as features of the UNet's levels.
 
 ``h = conv(latent) + motion_scale * positions``, then per level two blocks ``h + conv1(relu(conv3(h)))``;
-levels beyond the first halve the size before. The feature of a level is added to the UNet in front of the level's
-second motion module, and so goes into its skip as well.
+levels beyond the first halve the size before. The feature of a level is added to the UNet in front of the
+level's second motion module, and so goes into its skip as well.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """SparseCtrl (Guo et al., ECCV 2024): a ControlNet that is shown pictures for some frames of a clip.
 
-The encoder is the UNet's way down with motion modules of one attention each, whose noisy input is zeros: what
-it sees is the condition alone, pictures where there are any, zeros elsewhere, and a mask that says which. So a
-clip without pictures is a condition, too, and has residuals.
+The encoder is the UNet's way down with motion modules of one attention each, whose noisy input is zeros:
+what it sees is the condition alone, pictures where there are any, zeros elsewhere, and a mask that says
+which. So a clip without pictures is a condition, too, and has residuals.
 
 ``rgb`` takes pictures as latents, ``scribble`` as pixels.
 """
