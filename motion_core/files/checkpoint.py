@@ -75,12 +75,15 @@ class MotionFile:
         return sum(torch.Size(self.source.shapes[key]).numel() for key in self.keys.values())
 
 
-def open_motion_module(path: str | os.PathLike, *, unet_groupnorm: str | None = None) -> MotionFile:
+def open_motion_module(
+    path: str | os.PathLike, *, unet_groupnorm: str | None = None, kind: str = "motion_module"
+) -> MotionFile:
     """Look at a motion module file: what it is and what it wants.
 
     Args:
         path: the file.
         unet_groupnorm: overrides what the file says or is known for.
+        kind: ``sparsectrl`` for the motion modules of an encoder file.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -88,9 +91,10 @@ def open_motion_module(path: str | os.PathLike, *, unet_groupnorm: str | None = 
             or lacks tensors.
     """
     source = TensorFile(path)
-    kind = recognise(source.shapes)
-    if kind != "motion_module":
-        raise ValueError(f"{source.name} is not a motion module. It is {KINDS[kind]}.")
+    found = recognise(source.shapes)
+    if found != kind:
+        wanted = "a motion module" if kind == "motion_module" else "a SparseCtrl encoder"
+        raise ValueError(f"{source.name} is not {wanted}. It is {KINDS[found]}.")
     modules: dict[str, dict[str, str]] = defaultdict(dict)
     others = []
     for key in source.shapes:
@@ -366,6 +370,8 @@ def _guess_generation(
     notes: list[str],
 ) -> str:
     """The release a file without our metadata looks like."""
+    if recognise(source.shapes) == "sparsectrl":
+        return "v3"
     if any("temporal_attentions" in key for key in source.shapes):
         return "hotshotxl"
     if source.shapes.get("conv_in.weight", (0, 0))[1] == 9:
@@ -374,9 +380,15 @@ def _guess_generation(
             "animates the prompt, not an image."
         )
         return "pia"
-    if base_of((name, shape.channels) for name, shape in shapes) == "sdxl":
-        return "sdxl"
     mid_block = any(name.startswith("mid_block.") for name, _ in shapes)
+    levels = {name.split(".")[1] for name, _ in shapes if name.startswith("down_blocks.")}
+    if len(levels) == 3 and not mid_block:
+        if base_of((name, shape.channels) for name, shape in shapes) != "sdxl":
+            notes.append(
+                "Taken for a relative of AnimateDiff's SDXL beta, because it has three levels and no middle "
+                "block."
+            )
+        return "sdxl"
     if not has_positions:
         guess = "animatelcm" if mid_block else "v1"
         why = (

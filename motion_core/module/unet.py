@@ -54,7 +54,7 @@ def unet_slots(unet: nn.Module) -> tuple[Slot, ...]:
         ValueError: the model is no such UNet.
     """
     unet = plain(unet)
-    if not all(hasattr(unet, part) for part in ("input_blocks", "middle_block", "output_blocks")):
+    if not all(hasattr(unet, part) for part in ("input_blocks", "middle_block")):
         raise ValueError(
             "Motion modules need a UNet with input, middle and output blocks (SD1.5 or SDXL), got "
             f"{type(unet).__name__}. Load an SD1.5 or SDXL checkpoint."
@@ -62,7 +62,8 @@ def unet_slots(unet: nn.Module) -> tuple[Slot, ...]:
     return (
         *_side(unet.input_blocks, "input_blocks", "down_blocks", "Downsample"),
         *_middle(unet.middle_block),
-        *_side(unet.output_blocks, "output_blocks", "up_blocks", "Upsample"),
+        # A ControlNet is the way down alone.
+        *_side(getattr(unet, "output_blocks", ()), "output_blocks", "up_blocks", "Upsample"),
     )
 
 

@@ -1,0 +1,1 @@
+"""Nodes for what steers a clip beside text."""
