@@ -8,7 +8,6 @@ for, and metadata, because shapes alone do not tell a file's conventions.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -20,32 +19,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..module.config import GENERATIONS, GROUPNORM_MODES, ModuleShape, MotionModuleConfig, base_of
+from ..module.config import ModuleShape, MotionModuleConfig
 from ..module.layers import sinusoidal_positions
 from ..module.model import MotionModel
-from ..schedule.beta_schedules import BetaSchedule
+from .conventions import configure
+from .layouts import one_copy, read_scales
 from .recognise import KINDS, recognise
 from .tensor_file import TensorFile, save_tensors
-
-MODULE_KEY = re.compile(
-    r"(?P<block>down_blocks\.\d+|mid_block|up_blocks\.\d+)\.(?:motion_modules|temporal_attentions)\.(?P<index>\d+)\."
-    r"(?:temporal_transformer\.)?(?P<rest>.+)$"
-)
-
-FIELD_NAMES: tuple[tuple[str, str], ...] = (
-    (r"(?<=transformer_blocks\.)(\d+)\.attn1\.", r"\1.attention_blocks.0."),
-    (r"(?<=transformer_blocks\.)(\d+)\.attn2\.", r"\1.attention_blocks.1."),
-    (r"(?<=transformer_blocks\.)(\d+)\.norm1\.", r"\1.norms.0."),
-    (r"(?<=transformer_blocks\.)(\d+)\.norm2\.", r"\1.norms.1."),
-    (r"(?<=transformer_blocks\.)(\d+)\.norm3\.", r"\1.ff_norm."),
-    (r"pos_encoder\.(positional_encoding|pos_encoding)$", "pos_encoder.pe"),
-    (r"pos_embed\.pe$", "pos_embed.pe"),
-)
-"""Other layouts' names within a module -> the original's. diffusers' one ``pos_embed.pe`` serves all
-attentions."""
-
-MAX_PE_LENGTH = 4096
-"""Frames for which a file's metadata may ask position tables."""
+from .weights import computable, require_finite, require_floats
+from .words import shown
 
 PE_TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
 """How far a stored position table may be off the formula by rounding alone; 1e-4 in fp32."""
@@ -61,6 +43,8 @@ class MotionFile:
     """Original-layout name of each weight -> key in the file."""
     position_keys: Mapping[str, str]
     """Module name + path of each attention -> key of its position table, where the file has one."""
+    scale_keys: Mapping[str, str]
+    """Original-layout name of each weight that a number beside it multiplies -> that number's key."""
     notes: tuple[str, ...]
     """What was guessed, ignored or found odd, a sentence each."""
 
@@ -95,40 +79,31 @@ def open_motion_module(
     if found != kind:
         wanted = "a motion module" if kind == "motion_module" else "a SparseCtrl encoder"
         raise ValueError(f"{source.name} is not {wanted}. It is {KINDS[found]}.")
-    modules: dict[str, dict[str, str]] = defaultdict(dict)
-    others = []
-    for key in source.shapes:
-        match = MODULE_KEY.search(key)
-        if match is None:
-            others.append(key)
-            continue
-        rest = match["rest"]
-        for pattern, name in FIELD_NAMES:
-            rest = re.sub(pattern, name, rest)
-        modules[f"{match['block']}.motion_modules.{match['index']}"][rest] = key
+    notes: list[str] = []
+    modules, others = one_copy(source, notes)
     if not modules:
         raise ValueError(f"{source.name} names motion modules in a layout that is not known.")
-    shapes, keys, positions, unused = [], {}, {}, []
+    shapes, keys, positions, scales, unused = [], {}, {}, {}, []
     for name in sorted(modules, key=_file_order):
         shape, used, tables = _read_shape(source, name, modules[name])
         shapes.append((name, shape))
         keys |= {f"{name}.temporal_transformer.{rest}": modules[name][rest] for rest in used}
         positions |= {f"{name}.temporal_transformer.{rest}": key for rest, key in tables.items()}
-        unused += [
-            modules[name][rest] for rest in modules[name].keys() - used - set(_position_names(modules[name]))
-        ]
-    notes = []
+        left = modules[name].keys() - used - set(_position_names(modules[name]))
+        found, left = read_scales(source, modules[name], left)
+        scales |= {f"{name}.temporal_transformer.{rest}": key for rest, key in found.items()}
+        unused += [modules[name][rest] for rest in left]
     if unused:
-        notes.append(f"{len(unused)} unknown tensors were ignored, such as {sorted(unused)[0]}.")
+        notes.append(f"{len(unused)} unknown tensors were ignored, such as {shown(sorted(unused)[0])}.")
     try:
-        config = _configure(source, tuple(shapes), bool(positions), others, notes)
+        config = configure(source, tuple(shapes), bool(positions), others, notes)
     except ValueError as error:
         raise ValueError(
             f"{source.name} cannot be used: its metadata or sizes are not those of a motion module ({error})"
         ) from error
     if unet_groupnorm is not None:
         config = replace(config, unet_groupnorm=unet_groupnorm)
-    return MotionFile(source, config, keys, positions, tuple(notes))
+    return MotionFile(source, config, keys, positions, scales, tuple(notes))
 
 
 def load_motion_module(
@@ -144,7 +119,7 @@ def load_motion_module(
     Args:
         path: the file, or one already opened.
         operations: where layers come from (``torch.nn``, or ComfyUI's).
-        dtype: type of the weights; by default the file's (16 or 32 bit; other types become fp16).
+        dtype: type of the weights; by default the file's, see :func:`working_dtype`.
         fused_qkv: see :class:`MotionModel`.
         progress: is told the number of values loaded so far.
 
@@ -153,27 +128,50 @@ def load_motion_module(
     """
     file = path if isinstance(path, MotionFile) else open_motion_module(path)
     if dtype is None:
-        dtype = file.dtype if file.dtype in (torch.float16, torch.bfloat16, torch.float32) else torch.float16
+        dtype = working_dtype(file.dtype)
     # Built without storage, then filled layer by layer: no initialisation to throw away, no second copy.
     model = MotionModel(file.config, operations=operations, dtype=dtype, device="meta", fused_qkv=fused_qkv)
+    with file.source.held():
+        _fill(model, file, dtype, fused_qkv, progress)
+        for name, module in model.named_modules():
+            if name.endswith(".pos_encoder"):
+                module.pe = _positions(file, name, module.pe.shape)
+    return model.requires_grad_(False).eval() if operations is not nn else model
+
+
+def working_dtype(stored: torch.dtype) -> torch.dtype:
+    """The type in which weights of a file are held: its own in 16 and 32 bit, fp32 for fp64, fp16 for fp8."""
+    if stored == torch.float64:
+        return torch.float32
+    return stored if stored in (torch.float16, torch.bfloat16, torch.float32) else torch.float16
+
+
+def _fill(
+    model: MotionModel,
+    file: MotionFile,
+    dtype: torch.dtype,
+    fused_qkv: bool,
+    progress: Callable[[int], None] | None,
+) -> None:
+    """Layer by layer, each weight read once."""
+    names = {key: name for name, key in file.scale_keys.items()}
+    scales = {names[key]: float(value) for key, value in file.source.read(names)}
     loaded = 0
     for layer, parts in _by_layer(file, fused_qkv).items():
         wanted = {key: name for name, key in parts.items()}
         tensors: dict[str, list[torch.Tensor]] = defaultdict(list)
         for key, tensor in file.source.read(wanted):
             parameter = wanted[key].rsplit(".", 1)[1]
-            converted = tensor.to(dtype=dtype, copy=True)
-            _require_finite(file, key, tensor, converted)
+            converted = computable(tensor).to(dtype=dtype, copy=True)
+            if scale := scales.get(wanted[key]):
+                converted = (tensor.float() * scale).to(dtype)
+            require_finite(file.source.name, key, tensor, converted)
             tensors[parameter].append(converted)
             loaded += tensor.numel()
         state = {name: torch.cat(many) if len(many) > 1 else many[0] for name, many in tensors.items()}
         model.get_submodule(layer).load_state_dict(state, strict=True, assign=True)
         if progress is not None:
             progress(loaded)
-    for name, module in model.named_modules():
-        if name.endswith(".pos_encoder"):
-            module.pe = _positions(file, name, module.pe.shape)
-    return model.requires_grad_(False).eval() if operations is not nn else model
 
 
 def motion_state_dict(model: MotionModel) -> dict[str, torch.Tensor]:
@@ -251,12 +249,12 @@ def _read_shape(
     def size(rest: str, dim: int) -> int:
         if rest not in rests:
             raise ValueError(
-                f"{source.name} lacks {name}.{rest}: it is incomplete or of an unknown layout. Download it "
-                "again."
+                f"{source.name} lacks {name}.{shown(rest)}: it is incomplete or of an unknown layout. "
+                "Download it again."
             )
         shape = source.shapes[rests[rest]]
         if len(shape) <= dim:
-            raise ValueError(f"{source.name}: {rests[rest]} has the shape {shape}, expected a matrix.")
+            raise ValueError(f"{source.name}: {shown(rests[rest])} has the shape {shape}, expected a matrix.")
         return shape[dim]
 
     def count(pattern: str) -> int:
@@ -279,7 +277,9 @@ def _read_shape(
     for key in tables.values():
         table = source.shapes[key]
         if not (len(table) >= 2 and table[-1] == inner and math.prod(table[:-1]) == table[-2] > 0):
-            raise ValueError(f"{source.name}: {key} has the shape {table}, expected (1, frames, {inner}).")
+            raise ValueError(
+                f"{source.name}: {shown(key)} has the shape {table}, expected (1, frames, {inner})."
+            )
     lengths = [source.shapes[key][-2] for key in tables.values()]
     shape = ModuleShape(channels, inner, blocks, attentions, ff_inner, min(lengths, default=0))
     expected = _expected(shape)
@@ -287,10 +287,12 @@ def _read_shape(
         size(rest, 0)
         if source.shapes[rests[rest]] != wanted:
             raise ValueError(
-                f"{source.name}: {rests[rest]} has the shape {source.shapes[rests[rest]]}, expected {wanted}."
+                f"{source.name}: {shown(rests[rest])} has the shape {source.shapes[rests[rest]]}, expected "
+                f"{wanted}."
             )
-        if not source.dtype(rests[rest]).is_floating_point or 0 in wanted:
-            raise ValueError(f"{source.name}: {rests[rest]} holds no weights. It is damaged.")
+        require_floats(source.name, rests[rest], source.dtype(rests[rest]))
+        if 0 in wanted:
+            raise ValueError(f"{source.name}: {shown(rests[rest])} holds no weights. It is damaged.")
     return shape, set(expected), tables
 
 
@@ -318,118 +320,6 @@ def _expected(shape: ModuleShape) -> dict[str, tuple[int, ...]]:
     return weights
 
 
-def _configure(
-    source: TensorFile,
-    shapes: tuple[tuple[str, ModuleShape], ...],
-    has_positions: bool,
-    others: list[str],
-    notes: list[str],
-) -> MotionModuleConfig:
-    """Conventions: the file's metadata where it has them, else what is known of the release it looks like."""
-    metadata = source.metadata
-    generation = metadata.get("version", "")
-    if generation not in GENERATIONS:
-        generation = _guess_generation(source, shapes, has_positions, others, notes)
-    known = GENERATIONS[generation]
-    if not has_positions:
-        length = int(metadata.get("pe_length", known.pe_length))
-        if not 0 < length <= MAX_PE_LENGTH:
-            raise ValueError(f"pe_length is {length} frames, expected 1 to {MAX_PE_LENGTH}")
-        shapes = tuple((name, replace(shape, pe_length=length)) for name, shape in shapes)
-        notes.append(
-            f"The file has no position tables; the standard ones for up to {length} frames are used."
-        )
-    if others and generation != "pia":
-        notes.append(
-            f"{len(others)} tensors that belong to no motion module were left out, such as {others[0]}."
-        )
-    schedule = known.beta_schedule
-    if "beta_schedule" in metadata:
-        schedule = BetaSchedule(
-            metadata["beta_schedule"],
-            float(metadata.get("beta_start", schedule.start)),
-            float(metadata.get("beta_end", schedule.end)),
-        )
-    heads, groups = _heads_and_groups(source)
-    return MotionModuleConfig(
-        modules=shapes,
-        generation=generation,
-        num_heads=heads,
-        norm_groups=groups,
-        unet_groupnorm=_mode(source, "unet_groupnorm", known.unet_groupnorm),
-        module_groupnorm=_mode(source, "module_groupnorm", known.module_groupnorm),
-        beta_schedule=schedule,
-    )
-
-
-def _guess_generation(
-    source: TensorFile,
-    shapes: tuple[tuple[str, ModuleShape], ...],
-    has_positions: bool,
-    others: list[str],
-    notes: list[str],
-) -> str:
-    """The release a file without our metadata looks like."""
-    if recognise(source.shapes) == "sparsectrl":
-        return "v3"
-    if any("temporal_attentions" in key for key in source.shapes):
-        return "hotshotxl"
-    if source.shapes.get("conv_in.weight", (0, 0))[1] == 9:
-        notes.append(
-            "This is a PIA model: its motion modules are used, its image input (conv_in) is not, so it "
-            "animates the prompt, not an image."
-        )
-        return "pia"
-    mid_block = any(name.startswith("mid_block.") for name, _ in shapes)
-    levels = {name.split(".")[1] for name, _ in shapes if name.startswith("down_blocks.")}
-    if len(levels) == 3 and not mid_block:
-        if base_of((name, shape.channels) for name, shape in shapes) != "sdxl":
-            notes.append(
-                "Taken for a relative of AnimateDiff's SDXL beta, because it has three levels and no middle "
-                "block."
-            )
-        return "sdxl"
-    if not has_positions:
-        guess = "animatelcm" if mid_block else "v1"
-        why = (
-            "AnimateLCM is published so"
-            if mid_block
-            else "the original trainer writes such files, in v1 mode"
-        )
-        notes.append(
-            "Without position tables or metadata the file does not say what it is; taken for "
-            f"{GENERATIONS[guess].title} ({why}). Set `groupnorm` if it was trained otherwise."
-        )
-        return guess
-    if mid_block:
-        return "v2"
-    return "v1" if min(shape.pe_length for _, shape in shapes) <= 24 else "v3"
-
-
-def _mode(source: TensorFile, switch: str, default: str) -> str:
-    mode = source.metadata.get(switch, default)
-    if mode not in GROUPNORM_MODES:
-        raise ValueError(
-            f"{source.name}: its metadata says {switch} = {mode!r}, expected one of {GROUPNORM_MODES}."
-        )
-    return mode
-
-
-def _heads_and_groups(source: TensorFile) -> tuple[int, int]:
-    """Attention heads and norm groups: metadata, a diffusers config beside the file, or 8 and 32."""
-    heads, groups = 8, 32
-    beside = source.path.parent / "config.json"
-    if beside.is_file():
-        try:
-            config = json.loads(beside.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            config = {}
-        if isinstance(config, dict) and config.get("_class_name") == "MotionAdapter":
-            heads = int(config.get("motion_num_attention_heads", heads))
-            groups = int(config.get("motion_norm_num_groups", groups))
-    return int(source.metadata.get("num_heads", heads)), int(source.metadata.get("norm_groups", groups))
-
-
 def _by_layer(file: MotionFile, fused_qkv: bool) -> dict[str, dict[str, str]]:
     """Layer of the model -> its weights (name -> key in the file), q, k and v in this order where they are
     one."""
@@ -442,21 +332,6 @@ def _by_layer(file: MotionFile, fused_qkv: bool) -> dict[str, dict[str, str]]:
     return layers
 
 
-def _require_finite(file: MotionFile, key: str, stored: torch.Tensor, converted: torch.Tensor) -> None:
-    # The extremes are NaN or infinite exactly when some value is; one pass, no mask in memory.
-    low, high = torch.aminmax(converted)
-    if not (torch.isfinite(low) and torch.isfinite(high)):
-        if converted.dtype != stored.dtype and torch.isfinite(stored.to(torch.float64)).all():
-            raise ValueError(
-                f"{file.source.name}: {key} holds values too large for {converted.dtype}. Load it as fp32 "
-                "(ComfyUI's option --fp32-unet)."
-            )
-        raise ValueError(
-            f"{file.source.name}: {key} holds values that are not finite numbers. The file is damaged or its "
-            "training diverged; use another copy."
-        )
-
-
 def _positions(file: MotionFile, path: str, shape: torch.Size) -> torch.Tensor:
     """The position table of one attention, fp32."""
     formula = sinusoidal_positions(shape[-2], shape[-1])
@@ -465,7 +340,7 @@ def _positions(file: MotionFile, path: str, shape: torch.Size) -> torch.Tensor:
         return formula
     ((_, stored),) = file.source.read([key])
     stored = stored.to(torch.float32).reshape(1, *stored.shape[-2:])[:, : shape[-2]]
-    _require_finite(file, key, stored, stored)
+    require_finite(file.source.name, key, stored, stored)
     # Stored in 16 bit the table is rounded; the original computes it anew, so that is what the weights know.
     close = (stored - formula).abs().amax() <= PE_TOLERANCE.get(file.source.dtype(key), 1e-4)
     return formula if close else stored.clone()

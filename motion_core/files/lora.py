@@ -18,10 +18,12 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from ..module.model import MotionModel
-from .checkpoint import FIELD_NAMES
+from .layouts import FIELD_NAMES
 from .peft_scaling import read_peft_scaling
 from .recognise import KINDS, MOTION_MARKS, recognise
 from .tensor_file import TensorFile, save_tensors
+from .weights import computable, require_finite, require_floats
+from .words import shown
 
 SUFFIXES: tuple[tuple[str, str], ...] = (
     (r"_lora\.down\.weight$", "down"),
@@ -112,14 +114,20 @@ def read_lora(path: str | os.PathLike) -> LoraFile:
         if role is None:
             ignored.append(key)
             continue
-        if not torch.isfinite(tensor).all():
-            raise ValueError(
-                f"{source.name}: {key} holds values that are not finite numbers. Use another copy."
-            )
+        if role != "alpha":  # a number of any type
+            require_floats(source.name, key, tensor.dtype)
+        tensor = computable(tensor).clone()
+        require_finite(source.name, key, tensor, tensor)
         pattern = next(pattern for pattern, _ in SUFFIXES if re.search(pattern, key))
         stem = re.sub(pattern, "", key)
+        own = parts.setdefault(layer_name(stem), {})
+        if role in own:
+            raise ValueError(
+                f"{source.name} holds the {role} factor of {shown(layer_name(stem))} twice, the second as "
+                f"{shown(key)}, and does not say which counts. Use a file with one of each."
+            )
         stems[layer_name(stem)] = stem
-        parts.setdefault(layer_name(stem), {})[role] = tensor.clone()
+        own[role] = tensor
     peft = read_peft_scaling(source.path, source.metadata)
     layers = {}
     for name, found in parts.items():
@@ -130,22 +138,44 @@ def read_lora(path: str | os.PathLike) -> LoraFile:
         matrices = up.ndim == down.ndim >= 2 and up.numel() and down.numel()
         if not matrices or up.shape[1] != down.shape[0]:
             raise ValueError(
-                f"{source.name}: the factors of {name} do not fit: up {tuple(up.shape)}, down "
+                f"{source.name}: the factors of {shown(name)} do not fit: up {tuple(up.shape)}, down "
                 f"{tuple(down.shape)}."
             )
         if "alpha" in found and found["alpha"].numel() != 1:
             raise ValueError(
-                f"{source.name}: the alpha of {name} has the shape {tuple(found['alpha'].shape)}, expected "
-                "one number. The file is damaged."
+                f"{source.name}: the alpha of {shown(name)} has the shape {tuple(found['alpha'].shape)}, "
+                "expected one number. The file is damaged."
             )
         alpha = float(found["alpha"]) if "alpha" in found else peft.of(stems[name], down.shape[0])
         layers[name] = LoraLayer(up, down, alpha)
     if not layers:
         raise ValueError(
-            f"{source.name} has keys of a LoRA but no complete pair of factors, such as {ignored[0]}. It is "
-            "damaged, or of a kind (LoHa, LoKr) that only Load LoRA takes."
+            f"{source.name} has keys of a LoRA but no complete pair of factors, such as {shown(ignored[0])}. "
+            "It is damaged, or of a kind (LoHa, LoKr) that only Load LoRA takes."
         )
     return LoraFile(source.name, kind, layers, tuple(ignored), source.metadata)
+
+
+def require_mergeable(name: str, layer: str, factors: LoraLayer, strength: float, largest: float) -> None:
+    """Refuse a LoRA whose product is more than the weights can hold, before it ends in pictures of NaN.
+
+    Args:
+        name, layer: of the file and its layer, for messages.
+        strength: the user's.
+        largest: value of the weights' type.
+
+    Raises:
+        ValueError: strength * (alpha / rank) * up @ down is larger.
+    """
+    scale = abs(strength) * (1.0 if factors.alpha is None else abs(factors.alpha) / factors.rank)
+    up, down = factors.up.flatten(1).double(), factors.down.flatten(1).double()
+    # A bound first; the product is only made where it says nothing.
+    most = scale * float(up.abs().sum(1).max()) * float(down.abs().max())
+    if most > largest and scale * float((up @ down).abs().max()) > largest:
+        raise ValueError(
+            f"{name}: at strength {strength:g} the change of {shown(layer)} is larger than its weights can "
+            "hold. Lower the strength, or use another copy: no LoRA has such values or such an alpha."
+        )
 
 
 def image_layers(lora: LoraFile) -> LoraFile:

@@ -7,17 +7,17 @@ beside the weights. peft's factor is ``alpha / rank``, or ``alpha / sqrt(rank)``
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .side_files import finite_number, json_file, json_object
+
 METADATA_KEY = "lora_adapter_metadata"
 CONFIG_FILE = "adapter_config.json"
 WEIGHT_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
-MAX_CONFIG_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -47,34 +47,31 @@ def read_peft_scaling(path: Path, metadata: Mapping[str, str]) -> PeftScaling:
         path: the file; a configuration beside it counts only for the names that peft gives its files, because
             a folder of LoRAs may hold many.
         metadata: the file's own.
+
+    Raises:
+        ValueError: a configuration is there and cannot be understood; the weights would have another scale.
     """
     text = metadata.get(METADATA_KEY)
     beside = path.with_name(CONFIG_FILE)
-    small = beside.is_file() and beside.stat().st_size <= MAX_CONFIG_BYTES
-    if text is None and path.name in WEIGHT_NAMES and small:
-        text = beside.read_bytes().decode("utf-8", errors="replace")
-    try:
-        config = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        return PeftScaling()
-    return _scaling(config) if isinstance(config, dict) else PeftScaling()
+    if text is not None and text.strip():
+        where = f"{path.name}: its metadata {METADATA_KEY}"
+        return _scaling(json_object(text, where), where)
+    if path.name in WEIGHT_NAMES and beside.is_file():
+        return _scaling(json_file(beside), f"{beside.name} beside the weights")
+    return PeftScaling()
 
 
-def _scaling(config: dict[str, Any]) -> PeftScaling:
+def _scaling(config: dict[str, Any], where: str) -> PeftScaling:
     """The fields of interest; diffusers puts the component's name before each, as in `unet.lora_alpha`."""
     fields = {key.rsplit(".", 1)[-1]: value for key, value in config.items()}
-    patterns = fields.get("alpha_pattern")
+    alpha, patterns = fields.get("lora_alpha"), fields.get("alpha_pattern")
+    if patterns is not None and not isinstance(patterns, dict):
+        raise ValueError(f"{where}: alpha_pattern is a {type(patterns).__name__}, expected an object.")
     return PeftScaling(
-        alpha=_number(fields.get("lora_alpha")),
+        alpha=None if alpha is None else finite_number(alpha, f"{where}: lora_alpha"),
         patterns={
-            end.removeprefix("^").removesuffix("$"): value
-            for end, value in (patterns if isinstance(patterns, dict) else {}).items()
-            if _number(value) is not None
+            end.removeprefix("^").removesuffix("$"): finite_number(value, f"{where}: an alpha_pattern")
+            for end, value in (patterns or {}).items()
         },
         rank_stabilised=fields.get("use_rslora") is True,
     )
-
-
-def _number(value: Any) -> float | None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if is_number else None

@@ -30,7 +30,8 @@ MOTION_MARKS = re.compile(r"motion[._]modules|temporal_attentions|temporal_trans
 
 def recognise(keys: Iterable[str]) -> str:
     """The kind of file that holds these keys: one of :data:`KINDS`."""
-    keys = list(keys)
+    # A wrapper for several GPUs leaves its name before every key.
+    keys = [re.sub(r"^(module\.)+", "", key) for key in keys]
 
     def has(pattern: str) -> bool:
         return any(re.search(pattern, key) for key in keys)

@@ -11,12 +11,17 @@ import os
 import pickle
 import struct
 import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+
+from .weights import require_plain
+from .words import shown
 
 PICKLE_SUFFIXES = (".ckpt", ".pth", ".pt", ".bin")
 WRAPPERS = ("state_dict", "controlnet", "module", "model")
@@ -30,7 +35,7 @@ REMAP_BYTES = 8 * 2**20
 
 
 class TensorFile:
-    """The tensors of a file by name, read when asked for.
+    """The tensors of a file by name, read when asked for. Nothing of the file is held in between.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -42,15 +47,17 @@ class TensorFile:
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path} does not exist.")
         self.metadata: dict[str, str] = {}
-        self._tensors: dict[str, torch.Tensor] | None = None
+        self._tensors: dict[str, torch.Tensor] | None = None  # of a pickle, while it is held
+        self._state = _state(self.path)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._dtypes: dict[str, torch.dtype] = {}
-        if self.path.suffix.lower() == ".safetensors":
+        if self._is_safetensors:
             self._read_header()
         elif self.path.suffix.lower() in PICKLE_SUFFIXES:
-            self._tensors = _unwrapped(_load_pickle(self.path), self.path)
-            self._shapes = {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
-            self._dtypes = {key: tensor.dtype for key, tensor in self._tensors.items()}
+            with self.held():
+                for key, tensor in self._tensors.items():
+                    require_plain(self.name, key, tensor)
+                    self._shapes[key], self._dtypes[key] = tuple(tensor.shape), tensor.dtype
         else:
             raise ValueError(
                 f"{self.path.name} is of an unknown type; expected .safetensors or "
@@ -73,15 +80,38 @@ class TensorFile:
         """Type of a tensor."""
         return self._dtypes[key]
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep a pickle open over several calls of :meth:`read`, which else open it each time.
+
+        Raises:
+            ValueError: the file is another one than when it was looked at.
+        """
+        if self._is_safetensors or self._tensors is not None:
+            yield
+            return
+        self._require_unchanged()
+        self._tensors = _unwrapped(_load_pickle(self.path), self.path)
+        try:
+            yield
+        finally:
+            self._tensors = None
+
     def read(self, keys: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """``(key, tensor)`` one after the other. A tensor is only good until the next one is asked for: copy
-        it."""
-        if self._tensors is not None:
-            for key in keys:
-                yield key, self._tensors[key]
-            return
+        it.
+
+        Raises:
+            ValueError: the file is another one than when it was looked at.
+        """
         wanted = list(keys)
+        if not self._is_safetensors:
+            with self.held():
+                for key in wanted:
+                    yield key, self._tensors[key]
+            return
         while wanted:
+            self._require_unchanged()
             with _opened(self.path) as file:
                 taken = 0
                 while wanted and taken < REMAP_BYTES:
@@ -90,6 +120,17 @@ class TensorFile:
                     taken += tensor.numel() * tensor.element_size()
                     yield key, tensor
 
+    @property
+    def _is_safetensors(self) -> bool:
+        return self.path.suffix.lower() == ".safetensors"
+
+    def _require_unchanged(self) -> None:
+        if _state(self.path) != self._state:
+            raise ValueError(
+                f"{self.name} has changed since it was looked at, or is gone. Queue once more (in a program: "
+                "open it anew)."
+            )
+
     def _read_header(self) -> None:
         with _opened(self.path) as file:
             self.metadata = dict(file.metadata() or {})
@@ -97,6 +138,15 @@ class TensorFile:
                 part = file.get_slice(key)
                 self._shapes[key] = tuple(part.get_shape())
                 self._dtypes[key] = _SAFETENSORS_DTYPES.get(part.get_dtype(), torch.int64)
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """What changes when somebody writes to a file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 # What is not listed is no type of a weight: integers, booleans.
@@ -114,19 +164,62 @@ def _opened(path: Path) -> safe_open:
     try:
         return safe_open(str(path), framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
+        if zipfile.is_zipfile(path) or _begins_with(path, b"\x80"):
+            raise ValueError(
+                f"{path.name} is a PyTorch file with the wrong ending: rename it to {path.stem}.ckpt."
+            ) from error
         raise ValueError(
-            f"{path.name} is not a readable safetensors file ({error}). It is damaged or was not downloaded "
-            "to the end: download it again."
+            f"{path.name} is not a readable safetensors file ({shown(error)}). It is damaged or was not "
+            "downloaded to the end: download it again."
         ) from error
 
 
-def _load_pickle(path: Path) -> object:
+def _begins_with(path: Path, start: bytes, at: int = 0) -> bool:
     try:
+        with path.open("rb") as file:
+            file.seek(at)
+            return file.read(len(start)) == start
+    except OSError:
+        return False
+
+
+def _refuse_other_archives(path: Path) -> bool:
+    """Whether a file is a zip archive whose members can be mapped.
+
+    Raises:
+        ValueError: what torch's weights-only loader does not read, said in our words.
+    """
+    # First: the last member of a tar archive may look like the end of a zip archive.
+    if _begins_with(path, b"ustar", 257):
+        raise ValueError(
+            f"{path.name} is a tar archive, as torch wrote them before version 0.2. Open it with such a "
+            "torch, or unpack it, and save the weights as .safetensors."
+        )
+    if zipfile.is_zipfile(path):
         try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:
-            # Files of torch before 1.6 are no zip archives and cannot be mapped.
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with zipfile.ZipFile(path) as archive:
+                members = archive.infolist()
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+            return False  # torch says what is wrong with it
+        if any(member.filename.endswith("/constants.pkl") for member in members):
+            raise ValueError(
+                f"{path.name} is a TorchScript program, not weights. If you trust it, open it with "
+                "torch.jit.load and save its state_dict() as .safetensors."
+            )
+        # A compressed member, mapped, would give the compressed bytes as numbers.
+        return all(member.compress_type == zipfile.ZIP_STORED for member in members)
+    if _begins_with(path, b"{", 8):
+        raise ValueError(
+            f"{path.name} is a safetensors file with the wrong ending: rename it to {path.stem}.safetensors."
+        )
+    return False
+
+
+def _load_pickle(path: Path) -> object:
+    # Files of torch before 1.6 are no zip archives and cannot be mapped.
+    mapped = _refuse_other_archives(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         # A byte that stands for no operation, or an early end: no whole pickle of torch's, but a web page,
         # another format or half a download.
@@ -152,9 +245,13 @@ def _load_pickle(path: Path) -> object:
         TypeError,
         IndexError,
         AssertionError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+        NotImplementedError,
         struct.error,
     ) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = shown((str(error).splitlines() or [type(error).__name__])[0])
         raise ValueError(
             f"{path.name} cannot be read ({reason}). It is damaged: download it again."
         ) from error

@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 
 import comfy.lora
+import torch
 from comfy_api.latest import io
 
-from ...motion_core.files.lora import LoraFile, image_layers, read_lora
+from ...motion_core.files.lora import LoraFile, image_layers, read_lora, require_mergeable
+from ...motion_core.files.words import shown
 from .. import paths
 from ..compat import logger, make_schema, show_on_node
 from ..types import CATEGORY
@@ -66,11 +68,11 @@ class ApplyDomainAdapter(io.ComfyNode):
     @classmethod
     def execute(cls, model: io.Model.Type, domain_adapter: str, alpha: float = 1.0) -> io.NodeOutput:
         adapter = image_layers(read_lora(paths.full_path(paths.LORAS, domain_adapter)))
-        patches, unmatched = _match(model, adapter)
+        patches, unmatched = _match(model, adapter, alpha)
         line = f"{domain_adapter} at alpha {alpha:g}: {len(patches)} of {len(adapter.layers)} layers"
         line += left_out(adapter.ignored)
         if unmatched:
-            line += f"; this model has no place for the others, such as {unmatched[0]}"
+            line += f"; this model has no place for the others, such as {shown(unmatched[0])}"
         logger.log(
             logging.WARNING if unmatched or adapter.ignored else logging.INFO, "Domain adapter %s", line
         )
@@ -81,7 +83,7 @@ class ApplyDomainAdapter(io.ComfyNode):
         return io.NodeOutput(model)
 
 
-def _match(model: io.Model.Type, adapter: LoraFile) -> tuple[dict[str, object], list[str]]:
+def _match(model: io.Model.Type, adapter: LoraFile, alpha: float) -> tuple[dict[str, object], list[str]]:
     """Weight patches by the model's keys, and the layers that found none.
 
     Raises:
@@ -100,14 +102,20 @@ def _match(model: io.Model.Type, adapter: LoraFile) -> tuple[dict[str, object], 
         got = (layer.up.shape[0], layer.down[0].numel())
         if got != (shape[0], weights[key][0].numel()):
             raise ValueError(
-                f"{adapter.name} does not fit this checkpoint: {name} is {got[0]} x {got[1]} in the adapter "
-                f"and {' x '.join(map(str, shape))} in the model. Use an adapter made for this base (SD1.5 "
-                "or SDXL)."
+                f"{adapter.name} does not fit this checkpoint: {shown(name)} is {got[0]} x {got[1]} in the "
+                f"adapter and {' x '.join(map(str, shape))} in the model. Use an adapter made for this base "
+                "(SD1.5 or SDXL)."
             )
+        require_mergeable(adapter.name, name, layer, alpha, _largest(weights[key].dtype))
         patches[key] = comfy_adapter(name, layer)
     if not patches:
         raise ValueError(
             f"{adapter.name} changes nothing in this checkpoint: none of its {len(adapter.layers)} layers is "
-            f"there (the first is {next(iter(adapter.layers))}). Use an adapter made for this base."
+            f"there (the first is {shown(next(iter(adapter.layers)))}). Use an adapter made for this base."
         )
     return patches, unmatched
+
+
+def _largest(dtype: torch.dtype) -> float:
+    """Value of a weight: fp8 weights are merged in a larger type."""
+    return torch.finfo(dtype if dtype.itemsize > 1 else torch.float16).max

@@ -9,7 +9,12 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ...motion_core.files.checkpoint import MotionFile, load_motion_module, open_motion_module
+from ...motion_core.files.checkpoint import (
+    MotionFile,
+    load_motion_module,
+    open_motion_module,
+    working_dtype,
+)
 from ...motion_core.files.lora import read_lora
 from ...motion_core.files.recognise import KINDS
 from ...motion_core.module.config import GROUPNORM_MODES
@@ -170,7 +175,7 @@ def weight_dtype(stored: torch.dtype, num_values: int) -> torch.dtype:
     """
     wanted = comfy.model_management.unet_dtype(model_params=num_values, weight_dtype=stored)
     if wanted not in (torch.float16, torch.bfloat16, torch.float32):
-        wanted = torch.float16
+        wanted = working_dtype(stored)
     if wanted.itemsize <= max(stored.itemsize, 2) or num_values * wanted.itemsize <= SMALL_BYTES:
         return wanted
     return stored if stored.itemsize == 2 else torch.float16

@@ -8,7 +8,8 @@ import comfy.lora
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...motion_core.files.lora import LoraLayer, LoraTarget, lora_targets, match_layers
+from ...motion_core.files.lora import LoraLayer, LoraTarget, lora_targets, match_layers, require_mergeable
+from ...motion_core.files.words import shown
 from ..compat import logger
 from ..types import ChosenLora, LoadedMotionModule
 
@@ -28,12 +29,15 @@ def patch_motion_lora(patcher: ModelPatcher, chosen: ChosenLora, module: LoadedM
     if not match.layers:
         raise ValueError(
             f"{lora.name} changes nothing in {module.name}: none of its {len(lora.layers)} layers is there "
-            f"(the first is {next(iter(lora.layers))}). Use a MotionLoRA for {module.config.describe()}."
+            f"(the first is {shown(next(iter(lora.layers)))}). Use a MotionLoRA for "
+            f"{module.config.describe()}."
         )
     patches = {}
+    largest = torch.finfo(next(patcher.model.parameters()).dtype).max
     for name, layer in match.layers.items():
         target = targets[name]
         _require_shape(lora.name, name, layer, target, module)
+        require_mergeable(lora.name, name, layer, chosen.strength, largest)
         key = target.key if target.rows is None else (target.key, (0, *target.rows))
         patches[key] = comfy_adapter(name, layer)
     patcher.add_patches(patches, chosen.strength)
@@ -44,7 +48,7 @@ def patch_motion_lora(patcher: ModelPatcher, chosen: ChosenLora, module: LoadedM
         line += (
             f"; {mid} are for a mid block, which {module.name} has not: made for a v2 module"
             if mid == len(match.unmatched)
-            else f"; {module.name} has no place for the others, such as {match.unmatched[0]}"
+            else f"; {module.name} has no place for the others, such as {shown(match.unmatched[0])}"
         )
     logger.log(logging.WARNING if match.unmatched or lora.ignored else logging.INFO, "MotionLoRA %s", line)
     return line
@@ -52,7 +56,7 @@ def patch_motion_lora(patcher: ModelPatcher, chosen: ChosenLora, module: LoadedM
 
 def left_out(keys: tuple[str, ...]) -> str:
     """The end of a line about a LoRA: what in its file is no pair of factors."""
-    return f"; {len(keys)} tensors of no known use were left out, such as {keys[0]}" if keys else ""
+    return f"; {len(keys)} tensors of no known use were left out, such as {shown(keys[0])}" if keys else ""
 
 
 def comfy_adapter(name: str, layer: LoraLayer) -> object:
@@ -69,7 +73,7 @@ def _require_shape(
     got = (layer.up.shape[0], layer.down.shape[1])
     if got != target.shape:
         raise ValueError(
-            f"{file} does not fit {module.name}: {name} is {got[0]} x {got[1]} in the MotionLoRA and "
+            f"{file} does not fit {module.name}: {shown(name)} is {got[0]} x {got[1]} in the MotionLoRA and "
             f"{target.shape[0]} x {target.shape[1]} in the motion module. It was made for another base "
             f"(SD1.5 and SDXL differ); use one for {module.config.describe()}."
         )

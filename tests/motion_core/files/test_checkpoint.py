@@ -151,9 +151,25 @@ class TestLayouts:
         assert open_motion_module(path).config.num_heads == 4
         (tmp_path / "config.json").write_text(json.dumps({**config, "_class_name": "UNet2DConditionModel"}))
         assert open_motion_module(path).config.num_heads == 8
-        for text in ("", "[", "[]", "null"):
+        for text in ("", "[", "[]", "null", "[" * 5000, " " * (2**20 + 1)):
             (tmp_path / "config.json").write_text(text)
-            assert open_motion_module(path).config.num_heads == 8
+            file = open_motion_module(path)
+            assert file.config.num_heads == 8
+            assert sum("config.json" in note for note in file.notes) == 1
+
+    @pytest.mark.parametrize(
+        "heads", ["true", "null", "[4]", "{}", "Infinity", "NaN", "8.9", '"x"', "0", "9" * 400]
+    )
+    def test_a_diffusers_config_with_other_heads_than_a_number_is_refused(self, tmp_path, heads):
+        path = write(tmp_path / "diffusion_pytorch_model.safetensors", as_diffusers(original(make())))
+        (tmp_path / "config.json").write_text(
+            f'{{"_class_name": "MotionAdapter", "motion_num_attention_heads": {heads}}}'
+        )
+        with pytest.raises(
+            ValueError, match=r"config.json's heads is .*, expected a whole number from 1"
+        ) as stop:
+            open_motion_module(path)
+        assert len(str(stop.value)) < 400
 
     def test_hotshotxl(self, tmp_path):
         model = make("hotshotxl")
@@ -237,7 +253,7 @@ class TestTypes:
         model = make()
         path = write(tmp_path / f"mm{suffix}", {k: v.to(dtype) for k, v in original(model).items()})
         loaded = load(path)
-        kept = dtype if dtype != torch.float64 else torch.float16
+        kept = dtype if dtype != torch.float64 else torch.float32
         assert {p.dtype for p in loaded.parameters()} == {kept}
         assert loaded.get_dtype() == kept
         wanted = make()
@@ -506,3 +522,66 @@ class TestWriting:
         wanted = original(model)
         assert set(state) == set(wanted)
         assert all(torch.equal(state[key], wanted[key]) for key in wanted)
+
+
+# -- several copies, scaled weights --
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+@pytest.mark.parametrize(
+    ("one", "other"), [("", "module."), ("model.", "model_ema."), ("unet.", "ema_unet."), ("", "ema.")]
+)
+def test_of_two_copies_one_is_taken_whole_and_said(tmp_path, one, other, suffix):
+    model = make()
+    state = original(model)
+    both = {f"{one}{key}": value for key, value in state.items()}
+    both = {**{f"{other}{key}": value + 1 for key, value in state.items()}, **both}
+    file = open_motion_module(write(tmp_path / f"mm{suffix}", both))
+    assert_same_model(load_motion_module(file, fused_qkv=False), model)
+    (note,) = [note for note in file.notes if "2 times" in note]
+    assert repr(one or "none") in note and repr(other) in note
+
+
+def test_the_fuller_copy_is_taken(tmp_path):
+    model = make()
+    state = original(model)
+    part = dict(list(state.items())[: len(state) // 2])
+    both = {**{f"ema.{key}": value for key, value in state.items()}, **{k: v + 1 for k, v in part.items()}}
+    assert_same_model(load(write(tmp_path / "mm.safetensors", both)), model)
+
+
+@pytest.mark.parametrize("name", ["scale_weight", "weight_scale"])
+def test_scaled_8_bit_weights_are_multiplied(tmp_path, name):
+    model = make()
+    state, scaled = original(model), {}
+    for key, value in state.items():
+        if value.ndim == 2 and key.endswith(".weight"):
+            scale = value.abs().max() / 400
+            stored = (value / scale).to(torch.float8_e4m3fn)
+            scaled |= {key: stored, f"{key.removesuffix('weight')}{name}": scale}
+            scaled[f"{key.removesuffix('weight')}scale_input"] = torch.tensor(1.0)
+            state[key] = stored.float() * scale
+        else:
+            scaled[key] = value
+    file = open_motion_module(write(tmp_path / "mm.safetensors", scaled))
+    assert not [note for note in file.notes if "unknown tensors" in note]
+    loaded = load_motion_module(file, dtype=torch.float32, fused_qkv=False).state_dict()
+    wanted = load(write(tmp_path / "plain.safetensors", state)).state_dict()
+    for key, value in wanted.items():
+        torch.testing.assert_close(loaded[key], value, atol=1e-6, rtol=1e-6)
+
+
+def test_packed_weights_are_refused_by_name(tmp_path):
+    state = original(make())
+    key = next(key for key in state if key.endswith("to_q.weight"))
+    path = write(tmp_path / "mm.safetensors", {**state, f"{key}.absmax": torch.ones(4)})
+    with pytest.raises(ValueError, match="quantised in a way that is not read here .*absmax"):
+        open_motion_module(path)
+
+
+def test_weights_that_no_module_has_are_refused(tmp_path):
+    state = original(make())
+    key = next(key for key in state if key.endswith("to_q.weight"))
+    state[key][0, 0] = 3e38
+    with pytest.raises(ValueError, match=r"values up to 3e\+38, which no weight has"):
+        load(write(tmp_path / "mm.safetensors", state))

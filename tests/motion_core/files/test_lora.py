@@ -1,15 +1,18 @@
 """LoRA files: every spelling of the field means the same factors, and what is written is read elsewhere."""
 
 import json
+import re
 
 import comfy.lora
 import comfy.sd
 import pytest
 import torch
 from animatediff_flipbook.motion_core.files.lora import (
+    LoraLayer,
     lora_targets,
     match_layers,
     read_lora,
+    require_mergeable,
     save_domain_adapter,
     save_motion_lora,
 )
@@ -148,7 +151,7 @@ def test_the_configuration_that_peft_writes_beside_its_weights(tmp_path):
         "lora_alpha": 6,
         "r": RANK,
         "use_rslora": True,
-        "alpha_pattern": {"to_q": 2, "^not.there$": 5, "to_out.0": "high"},
+        "alpha_pattern": {"to_q": 2, "^not.there$": 5},
     }
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     save_file(spelled(factors(), diffusers_name, **PEFT), tmp_path / "adapter_model.safetensors")
@@ -188,11 +191,78 @@ def test_a_folder_saved_by_peft_itself_has_pefts_strength(tmp_path, rank_stabili
         torch.testing.assert_close(made, wrapped[name].get_delta_weight("default"))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "3", "null", "{", '{"unet.lora_alpha": "high"}'])
-def test_metadata_of_others_that_lies(tmp_path, text):
+@pytest.mark.parametrize("place", ["metadata", "beside"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[]", "3", "null", "{", "[" * 5000, '{"lora_alpha": "high"}', '{"lora_alpha": true}'),
+        *('{"lora_alpha": Infinity}', f'{{"lora_alpha": {"9" * 400}}}', '{"alpha_pattern": [1]}'),
+        *(f'{{"alpha_pattern": {{"to_q": {"9" * 400}}}}}', "{" + " " * 2**20 + "}"),
+    ],
+)
+def test_a_configuration_that_cannot_be_understood_is_refused(tmp_path, place, text):
+    """Without it the LoRA would have another strength than it was trained with."""
+    path = tmp_path / ("lora.safetensors" if place == "metadata" else "adapter_model.safetensors")
+    inside = {"lora_adapter_metadata": text} if place == "metadata" else {}
+    save_file(spelled(factors(), diffusers_name, **PEFT), path, inside)
+    if place == "beside":
+        (tmp_path / "adapter_config.json").write_text(text)
+    with pytest.raises(ValueError, match="lora_adapter_metadata|adapter_config.json") as stop:
+        read_lora(path)
+    assert len(str(stop.value)) < 300 and str(stop.value).isprintable()
+
+
+def test_a_blank_configuration_says_nothing(tmp_path):
+    save_file(
+        spelled(factors(), diffusers_name, **PEFT), tmp_path / "l.safetensors", {"lora_adapter_metadata": ""}
+    )
+    assert {layer.alpha for layer in read_lora(tmp_path / "l.safetensors").layers.values()} == {None}
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_factors_in_8_bit_are_read_without_loss(tmp_path, dtype, suffix):
+    state = {key: value.to(dtype) for key, value in spelled(factors(), diffusers_name, **PEFT).items()}
+    path = tmp_path / f"lora{suffix}"
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    for layer in read_lora(path).layers.values():
+        assert layer.up.dtype == layer.down.dtype == torch.float16
+        assert torch.equal(layer.up.to(dtype).float(), layer.up.float())
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.int64, torch.uint8, torch.bool, torch.complex64, torch.uint16]
+)
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_what_holds_no_floats_is_refused_by_name(tmp_path, dtype, suffix):
     state = spelled(factors(), diffusers_name, **PEFT)
-    save_file(state, tmp_path / "lora.safetensors", {"lora_adapter_metadata": text})
-    assert {layer.alpha for layer in read_lora(tmp_path / "lora.safetensors").layers.values()} == {None}
+    key = next(iter(state))
+    state[key] = state[key].to(dtype)
+    path = tmp_path / f"lora{suffix}"
+    try:
+        save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    except Exception as error:  # the format may not know the type
+        pytest.skip(str(error))
+    with pytest.raises(ValueError, match=f"{re.escape(key)} holds no weights"):
+        read_lora(path)
+
+
+def test_a_factor_that_is_there_twice_is_refused(tmp_path):
+    state = spelled(factors(), diffusers_name, **PEFT)
+    key = next(iter(state))
+    save_file({**state, f"module.{key}": state[key] + 1}, tmp_path / "lora.safetensors")
+    with pytest.raises(ValueError, match="factor of .* twice"):
+        read_lora(tmp_path / "lora.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("up", "alpha", "strength"), [(3e38, None, 1.0), (1.0, 1e308, 1.0), (1.0, None, 1e308)]
+)
+def test_a_product_that_weights_cannot_hold_is_refused(up, alpha, strength):
+    layer = LoraLayer(torch.full((4, 2), up), torch.ones(2, 4), alpha)
+    with pytest.raises(ValueError, match="is larger than its weights can hold"):
+        require_mergeable("lora", "to_q", layer, strength, torch.finfo(torch.float32).max)
+    require_mergeable("lora", "to_q", LoraLayer(torch.ones(4, 2), torch.ones(2, 4), 8.0), 10.0, 65504.0)
 
 
 class TestTargets:

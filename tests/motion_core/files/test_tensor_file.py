@@ -1,14 +1,19 @@
 """Weight files from strangers: read lazily, refused with a sentence, never executed; written whole or not."""
 
+import gc
 import json
 import os
 import pickle
 import struct
 import sys
+import tarfile
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 from animatediff_flipbook.motion_core.files.tensor_file import TensorFile, save_tensors
+from animatediff_flipbook.motion_core.files.words import shown
 from safetensors.torch import save, save_file
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.float16)}
@@ -192,10 +197,12 @@ class TestDamaged:
         with pytest.raises(ValueError, match=r"m\.txt.*\.safetensors"):
             TensorFile(path)
         torch.save(TENSORS, tmp_path / "m.safetensors")
-        with pytest.raises(ValueError, match=r"m\.safetensors is not a readable safetensors"):
-            TensorFile(tmp_path / "m.safetensors")
+        for zipped in (True, False):
+            torch.save(TENSORS, tmp_path / "m.safetensors", _use_new_zipfile_serialization=zipped)
+            with pytest.raises(ValueError, match=r"m\.safetensors is a PyTorch file .* rename it to m\.ckpt"):
+                TensorFile(tmp_path / "m.safetensors")
         save_file(TENSORS, tmp_path / "m.ckpt")
-        with pytest.raises(ValueError, match=r"m\.ckpt"):
+        with pytest.raises(ValueError, match=r"m\.ckpt is a safetensors file .* rename it to m\.safetensors"):
             TensorFile(tmp_path / "m.ckpt")
 
     @pytest.mark.parametrize("content", [{}, [1, 2], 7, "text", {"state_dict": {}}, {"a": 1, "b": 2}, None])
@@ -313,3 +320,91 @@ class TestWriting:
         save_tensors(path, {"a": torch.ones(1000)}, {})
         assert held.sum() == 0
         assert contents(path)["a"].sum() == 1000
+
+
+def recompressed(path):
+    """The same zip archive with its members deflated, as some tools write them."""
+    with zipfile.ZipFile(path) as archive:
+        members = [(item.filename, archive.read(item)) for item in archive.infolist()]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+
+
+def test_compressed_members_are_read_as_what_they_hold(tmp_path):
+    path = tmp_path / "m.ckpt"
+    tensors = {f"a{number}": torch.full((300,), float(number)) for number in range(5)}
+    torch.save(tensors, path)
+    recompressed(path)
+    read = {key: tensor.clone() for key, tensor in TensorFile(path).read(tensors)}
+    assert all(torch.equal(read[key], value) for key, value in tensors.items())
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of mapped files")
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_nothing_of_a_file_is_held_between_reads(tmp_path, suffix):
+    path = tmp_path / f"held{suffix}"
+    torch.save(TENSORS, path) if suffix == ".ckpt" else save_file(TENSORS, path)
+    file = TensorFile(path)
+
+    def is_mapped():
+        return path.name in Path("/proc/self/maps").read_text()
+
+    assert not is_mapped()
+    kept = [tensor.clone() for _, tensor in file.read(file.shapes)]
+    gc.collect()
+    assert not is_mapped() and len(kept) == len(TENSORS)
+    with file.held():
+        list(file.read(file.shapes))
+    gc.collect()
+    assert not is_mapped()
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_a_file_that_changes_in_between_is_noticed(tmp_path, suffix):
+    path = tmp_path / f"m{suffix}"
+    write = torch.save if suffix == ".ckpt" else save_file
+    write(TENSORS, path)
+    file = TensorFile(path)
+    list(file.read(file.shapes))
+    write({key: tensor + 1 for key, tensor in TENSORS.items()}, path)
+    os.utime(path, (1, 1))
+    with pytest.raises(ValueError, match=f"m{suffix} has changed since it was looked at"):
+        list(file.read(file.shapes))
+    path.unlink()
+    with pytest.raises(ValueError, match="or is gone"):
+        list(file.read(file.shapes))
+
+
+@pytest.mark.parametrize("kind", ["sparse", "quantised", "nested", "meta"])
+def test_tensors_that_are_no_plain_numbers_are_refused_by_name(tmp_path, kind):
+    tensor = {
+        "sparse": lambda: torch.eye(4).to_sparse(),
+        "quantised": lambda: torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8),
+        "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+        "meta": lambda: torch.empty(4, device="meta"),
+    }[kind]()
+    path = tmp_path / "m.ckpt"
+    torch.save({"plain": torch.ones(2), "odd": tensor}, path)
+    with pytest.raises(ValueError, match=r"m\.ckpt") as stop:
+        TensorFile(path)
+    assert "\n" not in str(stop.value) and "weights_only" not in str(stop.value)
+
+
+def test_torchscript_and_tar_are_called_by_their_names(tmp_path):
+    script = tmp_path / "script.pt"
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(script))
+    with pytest.raises(ValueError, match=r"script\.pt is a TorchScript program.*state_dict"):
+        TensorFile(script)
+    archive = tmp_path / "old.pt"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(script, "storages")
+    with pytest.raises(ValueError, match=r"old\.pt is a tar archive"):
+        TensorFile(archive)
+
+
+def test_a_file_s_words_are_escaped_and_cut():
+    assert shown("a\nb\x1b[31mc") == r"a\nb\x1b[31mc"
+    long = shown("x" * 2**20 + "end")
+    assert len(long) < 130 and long.endswith("end") and "..." in long
+    assert shown("ä 字") == "ä 字"
