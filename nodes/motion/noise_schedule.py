@@ -113,8 +113,8 @@ def patch_schedule(patcher: ModelPatcher, choice: str, wanted: BetaSchedule) -> 
 
 
 class DistilledTimesteps:
-    """In front of a ModelSamplingDiscrete: its table holds every ``skip_steps``-th timestep only, as that of a
-    model that was taught at no others."""
+    """In front of a ModelSamplingDiscrete: its table holds every ``skip_steps``-th timestep only, as that of
+    a model that was taught at no others."""
 
     skip_steps = 1
 
