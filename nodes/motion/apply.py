@@ -13,12 +13,14 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
+from comfy.model_sampling import ModelSamplingDiscrete
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 
 from ...motion_core.module.call import MotionCall
 from ...motion_core.module.injection import check_fit, inserted
 from ...motion_core.module.unet import unet_slots
+from ...motion_core.schedule.beta_schedules import SQRT_LINEAR
 from ..compat import (
     INCUMBENT,
     causal_frame_is_added,
@@ -35,7 +37,7 @@ from ..run_start import begin_run
 from ..types import CATEGORY, LoadedMotionModule, MotionLora, MotionModule
 from .load import chosen_loras
 from .motion_lora import patch_motion_lora
-from .noise_schedule import CHOICES, ChosenSchedule, patch_schedule, tell_if_replaced
+from .noise_schedule import CHOICES, LCM_NOTE, ChosenSchedule, patch_schedule, tell_if_replaced
 
 KEY = "animatediff_flipbook"
 """Under which our models, settings and wrapper are found on a patcher."""
@@ -115,7 +117,7 @@ class ApplyMotionModule(io.ComfyNode):
                         "Noise schedule. auto: the one the motion module was trained with; the wrong one "
                         "shows as flicker and washed-out colours. sqrt_linear: v1, v2, v3. linear: SD1.5's "
                         "own, HotshotXL. linear_sdxl: SDXL beta. keep: the model's, or that of a "
-                        "ModelSampling node."
+                        "ModelSampling node. lcm and its relatives: few steps with AnimateLCM."
                     ),
                 ),
             ],
@@ -167,7 +169,7 @@ class ApplyMotionModule(io.ComfyNode):
             beta_schedule = "keep"  # a motion module that takes no part has no wishes
         # The schedule first: a node of ordinary size has room for two lines.
         before = model.get_model_object("model_sampling")
-        lines = [patch_schedule(model, beta_schedule, motion_module.config.beta_schedule)]
+        lines = [_patch_schedule(model, beta_schedule, motion_module)]
         sampling = model.get_model_object("model_sampling")
         schedule = None if sampling is before else ChosenSchedule(sampling, lines[0], node_id(cls))
         lines += [patch_motion_lora(patcher, chosen, motion_module) for chosen in chosen_loras(motion_lora)]
@@ -184,6 +186,17 @@ class ApplyMotionModule(io.ComfyNode):
         logger.info("%s: %s", motion_module.name, lines[0])
         show_on_node(cls, "\n".join(lines))
         return io.NodeOutput(model)
+
+
+def _patch_schedule(model: io.Model.Type, choice: str, motion_module: LoadedMotionModule) -> str:
+    """Set the noise schedule; *auto* of a consistency model is a distilled one."""
+    config = motion_module.config
+    plain = config.generation == "animatelcm" and config.beta_schedule == SQRT_LINEAR
+    discrete = isinstance(model.get_model_object("model_sampling"), ModelSamplingDiscrete)
+    if choice == "auto" and plain and discrete:
+        patch_schedule(model, "lcm", config.beta_schedule)
+        return LCM_NOTE
+    return patch_schedule(model, choice, config.beta_schedule)
 
 
 def run_with_motion(executor: Any, *args: Any, **kwargs: Any) -> Any:

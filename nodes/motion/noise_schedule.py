@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.model_sampling import ModelSamplingDiscrete
+from comfy.model_sampling import ModelSamplingDiscrete, rescale_zero_terminal_snr_sigmas
 
 from ...motion_core.schedule.beta_schedules import LINEAR, LINEAR_SDXL, SQRT_LINEAR, BetaSchedule
+from ...motion_core.schedule.sigma_tables import NAMES, SigmaTable, sigma_table
 from ..compat import logger, show_on
 
 CHOICES: dict[str, BetaSchedule | None] = {
@@ -20,8 +21,12 @@ CHOICES: dict[str, BetaSchedule | None] = {
     "linear": LINEAR,
     "linear_sdxl": LINEAR_SDXL,
     "keep": None,
+    **{name: None for name in NAMES if name not in ("sqrt_linear", "linear", "linear_sdxl")},
 }
-"""The widget's options. auto: what the motion module was trained with; keep: what the model came with."""
+"""The widget's options. auto: what the motion module was trained with; keep: what the model came with. Those
+without betas of their own are tables (:mod:`motion_core.schedule.sigma_tables`)."""
+
+LCM_NOTE = "noise schedule: lcm (auto); the authors' own steps are sqrt_linear with scheduler simple"
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def patch_schedule(patcher: ModelPatcher, choice: str, wanted: BetaSchedule) -> 
     current = patcher.get_model_object("model_sampling")
     if choice == "keep":
         return "noise schedule: the model's own"
-    schedule = CHOICES[choice] or wanted
+    schedule = CHOICES[choice] or (wanted if choice == "auto" else LINEAR)
     if not isinstance(current, ModelSamplingDiscrete):
         if choice == "auto":
             return f"noise schedule: the model's own ({type(current).__name__} has no betas to set)"
@@ -99,5 +104,40 @@ def patch_schedule(patcher: ModelPatcher, choice: str, wanted: BetaSchedule) -> 
         "zsnr": getattr(current, "zsnr", False),
     }
     # The class of the sampling in place carries the kind of prediction; only its table is made anew.
-    patcher.add_object_patch("model_sampling", type(current)(SimpleNamespace(sampling_settings=settings)))
+    config = SimpleNamespace(sampling_settings=settings)
+    if choice != "auto" and CHOICES[choice] is None:
+        patcher.add_object_patch("model_sampling", _with_table(current, config, sigma_table(choice)))
+        return f"noise schedule: {choice}"
+    patcher.add_object_patch("model_sampling", type(current)(config))
     return f"noise schedule: {schedule}" + (" (auto)" if choice == "auto" else "")
+
+
+class DistilledTimesteps:
+    """In front of a ModelSamplingDiscrete: its table holds every ``skip_steps``-th timestep only, as that of
+    a model that was taught at no others."""
+
+    skip_steps = 1
+
+    def timestep(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Timestep of the nearest entry."""
+        return ModelSamplingDiscrete.timestep(self, sigma) * self.skip_steps + self.skip_steps - 1
+
+    def sigma(self, timestep: torch.Tensor) -> torch.Tensor:
+        """Noise level of a timestep, between entries by its logarithm."""
+        return ModelSamplingDiscrete.sigma(self, (timestep.float() - self.skip_steps + 1) / self.skip_steps)
+
+
+def _with_table(current: Any, config: SimpleNamespace, table: SigmaTable) -> ModelSamplingDiscrete:
+    """A sampling of the kind in place, with other noise levels."""
+    kind = type(current)
+    sampling = kind(config)
+    if table.skip == 1 and len(sampling.sigmas) != len(table.sigmas):
+        table = table.distilled(len(sampling.sigmas))  # an LCM node in front has cut the timesteps
+    if table.skip > 1 and DistilledTimesteps not in kind.__mro__:
+        sampling = type(f"Distilled{kind.__name__}", (DistilledTimesteps, kind), {})(config)
+    sampling.skip_steps = table.skip
+    sigmas = table.sigmas
+    sampling.set_sigmas(
+        rescale_zero_terminal_snr_sigmas(sigmas) if getattr(current, "zsnr", False) else sigmas
+    )
+    return sampling

@@ -331,7 +331,7 @@ class TestSchedule:
             ("v1", 25.15),
             ("v2", 25.15),
             ("v3", 25.15),
-            ("animatelcm", 25.15),
+            ("animatelcm", 14.61),
             ("hotshotxl", 14.61),
             ("sdxl", 65.93),
         ],
@@ -375,7 +375,7 @@ class TestSchedule:
 
     def test_unknown_choice(self, tiny_model, motion_module):
         with pytest.raises(ValueError, match="sqrt_linear"):
-            apply(tiny_model, motion_module(), beta_schedule="cosine")
+            apply(tiny_model, motion_module(), beta_schedule="karras")
 
 
 class TestTypes:
