@@ -16,12 +16,15 @@ import json
 import re
 from dataclasses import dataclass
 
-_FRAME = r"-?\d*\.?\d+(?::(?:-?\d*\.?\d+)?)?"
+# Only one way to read a run of digits, so that a text of digits takes linear time.
+_NUMBER = r"-?(?:\d+(?:\.\d+)?|\.\d+)"
+_FRAME = rf"{_NUMBER}(?::(?:{_NUMBER})?)?"
 _JSON_FRAME = re.compile(r'\s*"\s*(?P<frame>[^"]*?)\s*"\s*:\s*')
 _ASSIGNED_FRAME = re.compile(rf"\s*(?P<frame>{_FRAME})\s*=\s*")
 _SHORT_FRAME = re.compile(rf"(?P<frame>{_FRAME})\s*:(?!:)")
 # Other marks in place of the slash. A digit after the colon is a ratio or a time of day, as in `, 16:9`.
 _FRAME_AFTER_MARK = re.compile(rf"[,;|]\s*(?:{_FRAME})\s*:[^\d.:]")
+_SPACE = re.compile(r"\s*")
 _VALUE = re.compile(r'(?:"(?P<text>(?:[^"\\]|\\.)*)"|(?P<number>[^\s,"}]+))\s*', re.DOTALL)
 
 
@@ -61,9 +64,9 @@ def _parse_quoted(text: str, frame_pattern: re.Pattern, expected: str) -> list[E
         start = text.index("{") + 1
         if not text[start:end].endswith("}"):
             raise unreadable(text, (end - 1, end), "a closing brace `}` at the end")
-        end -= 1
+        end = len(text[: end - 1].rstrip())
     entries = []
-    while text[start:end].strip():
+    while _SPACE.match(text, start).end() < end:
         frame = frame_pattern.match(text, start, end)
         value = _VALUE.match(text, frame.end(), end) if frame else None
         if not value:

@@ -36,6 +36,13 @@ MAX_REPEATS = 4
 _FRAME_OR_RATIO = re.compile(r"\d+:\d")
 
 
+# Deforum's and FizzNodes' spelling of numbers: `0:(1.0), 16:(0.5),`.
+_KEYFRAMES = re.compile(r"\s*(\d{1,9})\s*:\s*\(\s*([-+]?[\d.eE+-]{1,40})\s*\)\s*(?:,|$)")
+_ALL_KEYFRAMES = re.compile(rf"(?:{_KEYFRAMES.pattern})+\s*")
+_EXPRESSION = re.compile(r"`|--neg\b|\b(?:pw_[a-d]|max_f)\b")
+"""What FizzNodes evaluates or splits in a prompt."""
+
+
 @dataclass(frozen=True)
 class Key:
     """A value fixed to one frame."""
@@ -109,6 +116,15 @@ def prompt_schedule(text: str, num_frames: int, *, prepend: str = "", append: st
                 "a space after the colon if a frame is meant, `16: 9 photos`, or quotes around the prompt if "
                 'a ratio is, `"0": "cat / 16:9 photo"`',
             )
+    for entry in entries:
+        if found := _EXPRESSION.search(entry.value):
+            raise unreadable(
+                text,
+                entry.span,
+                f"a prompt without {found[0]}, which is not evaluated here: write weights as numbers with "
+                "Float Schedule, common text into `prepend` or `append`, and negative prompts into a Prompt "
+                "Schedule of their own",
+            )
     schedule = _resolve(entries, num_frames)
     return Schedule(
         tuple(join_prompt(prepend, value, append) for value in schedule.values),
@@ -120,13 +136,14 @@ def prompt_schedule(text: str, num_frames: int, *, prepend: str = "", append: st
 def float_schedule(text: str, num_frames: int) -> list[float]:
     """Read a schedule of numbers: one number per frame. Arguments and errors as in
     :func:`prompt_schedule`."""
-    entries = parse_entries(text)
+    entries = parse_entries(_KEYFRAMES.sub(r"\1: \2 / ", text) if _ALL_KEYFRAMES.fullmatch(text) else text)
     numbers = {}
     for entry in entries:
         try:
             numbers[entry.value] = float(entry.value)
         except ValueError:
-            raise unreadable(text, entry.span, "a number after the frame, such as `16: 0.5`") from None
+            expected = "a number after the frame, such as `16: 0.5` or `16:(0.5)`; nothing is evaluated"
+            raise unreadable(text, entry.span, expected) from None
         if not math.isfinite(numbers[entry.value]):
             raise unreadable(text, entry.span, "a finite number after the frame")
     schedule = _resolve(entries, num_frames)
@@ -207,16 +224,15 @@ def _resolve(entries: Sequence[Entry], num_frames: int) -> Schedule:
     if num_frames < 0:
         raise ValueError(f"A clip has 1 frame or more (0: as many as the schedule names), got {num_frames}.")
     values: dict[str, int] = {}
-    ranges: dict[int, Key] = {}
+    ranges: list[tuple[int, int, int]] = []
     single: dict[int, Key] = {}
     exact: dict[int, Entry] = {}
     for entry in entries:
         value = values.setdefault(entry.value, len(values))
-        frames, hold = _frames_of(entry, num_frames)
-        if len(frames) > 1:
-            ranges.update({frame: Key(frame, value, hold) for frame in frames})
+        frame, after, hold = _frames_of(entry, num_frames)
+        if after > frame + 1:
+            ranges.append((frame, after, value))
             continue
-        frame = frames[0]
         if frame in exact:
             raise ValueError(
                 f"The schedule names frame {frame} twice, as `{exact[frame].frame}` at characters "
@@ -225,12 +241,32 @@ def _resolve(entries: Sequence[Entry], num_frames: int) -> Schedule:
             )
         exact[frame] = entry
         single[frame] = Key(frame, value, hold)
-    keys = ranges | single
+    # Of a range only the clip's frames count, and the one after it, towards which the last ones change.
+    end = num_frames or max([*single, *(after - 1 for _, after, _ in ranges)]) + 1
+    keys = _painted(ranges, end + 1) | single
     ordered = tuple(keys[frame] for frame in sorted(keys))
     return Schedule(tuple(values), ordered, num_frames or ordered[-1].frame + 1)
 
 
-def _frames_of(entry: Entry, num_frames: int) -> tuple[list[int], bool]:
+def _painted(ranges: Sequence[tuple[int, int, int]], end: int) -> dict[int, Key]:
+    """A key for every frame below ``end`` that lies in a range; the last range wins. From the last to the
+    first, each frame once: ``free[frame]`` leads to the next frame that has no key yet."""
+    free = list(range(end + 1))
+    keys = {}
+    for first, after, value in reversed(ranges):
+        frame = first
+        while frame < min(after, end):
+            while free[frame] != frame:
+                free[frame] = free[free[frame]]
+                frame = free[frame]
+            if frame < min(after, end):
+                keys[frame] = Key(frame, value, False)
+                free[frame] = frame + 1
+    return keys
+
+
+def _frames_of(entry: Entry, num_frames: int) -> tuple[int, int, bool]:
+    """First frame, the one after the last, and whether the value holds."""
     bounds = [bound.strip() for bound in entry.frame.split(":")]
     if len(bounds) > 2 or not bounds[0]:
         raise ValueError(
@@ -239,17 +275,17 @@ def _frames_of(entry: Entry, num_frames: int) -> tuple[list[int], bool]:
         )
     first = _frame_number(bounds[0], entry, num_frames)
     if len(bounds) == 1:
-        return [first], False
+        return first, first + 1, False
     if not bounds[1]:
-        return [first], True
+        return first, first + 1, True
     last = _frame_number(bounds[1], entry, num_frames)
     first, last = min(first, last), max(first, last)
-    return list(range(first, max(last, first + 1))), False
+    return first, max(last, first + 1), False
 
 
 def _frame_number(word: str, entry: Entry, num_frames: int) -> int:
     where = f"`{entry.frame}` at characters {entry.span[0]} to {entry.span[1]}"
-    if not re.fullmatch(r"-?\d*\.?\d+", word):
+    if not re.fullmatch(r"-?(?:\d+(?:\.\d+)?|\.\d+)", word):
         raise ValueError(
             f"{where} names no frame; expected a whole number, or a part of the clip such as 0.5."
         )
@@ -262,7 +298,7 @@ def _frame_number(word: str, entry: Entry, num_frames: int) -> int:
         if not 0.0 <= part <= 1.0:
             raise ValueError(f"{where} is no part of a clip; expected 0.0 to 1.0, or a whole frame number.")
         return min(int(part * num_frames), num_frames - 1)
-    frame = int(word)
+    frame = int(word) if len(word) < 20 else MAX_FRAME  # Python refuses to read thousands of digits
     if frame >= MAX_FRAME:
         raise ValueError(f"{where} is beyond any clip; expected a frame below {MAX_FRAME}.")
     if frame < -num_frames:

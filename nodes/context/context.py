@@ -10,6 +10,7 @@ import latent_preview
 from comfy_api.latest import io
 
 from ...motion_core.clips.context import FUSE_METHODS, SCHEDULES, ContextOptions
+from ..checks import check_inputs
 from ..compat import filled_latent, fitting_latent, logger, make_schema
 from ..noise.frame_noise import NoiseSource
 from ..noise.model_start import own_start
@@ -155,6 +156,7 @@ class ContextWindows(io.ComfyNode):
         start_percent: float = 0.0,
         windows_per_batch: int = 0,
     ) -> io.NodeOutput:
+        check_inputs(cls, locals())
         stage = ContextStage(
             start_percent, read_options(length, overlap, stride, schedule, fuse, closed_loop)
         )
@@ -224,6 +226,7 @@ class ContextSampler(io.ComfyNode):
         windows_per_batch: int = 0,
         noise: io.Noise.Type | None = None,
     ) -> io.NodeOutput:
+        check_inputs(cls, locals())
         stage = ContextStage(0.0, read_options(length, overlap, stride, schedule, fuse, closed_loop))
         if (present := settings_on(model)) is not None:
             logger.warning(

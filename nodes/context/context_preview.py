@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ...motion_core.clips.context import ContextOptions, ContextWindow, context_windows
 from ...motion_core.clips.context_fuse import fused_weights
+from ..checks import check_inputs
 from ..compat import make_schema
 from ..types import CATEGORY
 from .context_handler import settings_on
@@ -60,6 +61,7 @@ class ContextPreview(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: io.Model.Type, frames: int = 48, steps: int = 4) -> io.NodeOutput:
+        check_inputs(cls, locals())
         settings = settings_on(model)
         if settings is None:
             raise ValueError(

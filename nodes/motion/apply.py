@@ -21,6 +21,7 @@ from ...motion_core.module.call import MotionCall
 from ...motion_core.module.injection import check_fit, inserted
 from ...motion_core.module.unet import unet_slots
 from ...motion_core.schedule.beta_schedules import SQRT_LINEAR
+from ..checks import check_inputs
 from ..compat import (
     INCUMBENT,
     causal_frame_is_added,
@@ -137,18 +138,10 @@ class ApplyMotionModule(io.ComfyNode):
         end_percent: float = 1.0,
         beta_schedule: str = "auto",
     ) -> io.NodeOutput:
+        check_inputs(cls, locals())
         _require_loaded(motion_module)
         if incumbent_is_on(model):
             raise ValueError(INCUMBENT)
-        # ComfyUI checks a widget's range only where no link delivers the number.
-        for name, value, lowest, highest in (
-            ("scale", scale, 0.0, 10.0),
-            ("effect", effect, 0.0, 1.0),
-            ("start_percent", start_percent, 0.0, 1.0),
-            ("end_percent", end_percent, 0.0, 1.0),
-        ):
-            if not lowest <= value <= highest:
-                raise ValueError(f"{name} is {lowest:g} .. {highest:g}, got {value:g}. Mind the linked node.")
         if start_percent > end_percent:
             raise ValueError(
                 f"start_percent {start_percent:g} lies behind end_percent {end_percent:g}. Swap them."

@@ -15,6 +15,7 @@ from comfy_api.latest import io
 from ...motion_core.files.lora import LoraFile, image_layers, read_lora, require_mergeable
 from ...motion_core.files.words import shown
 from .. import paths
+from ..checks import check_inputs
 from ..compat import logger, make_schema, show_on_node
 from ..types import CATEGORY
 from .motion_lora import comfy_adapter, left_out
@@ -67,6 +68,7 @@ class ApplyDomainAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: io.Model.Type, domain_adapter: str, alpha: float = 1.0) -> io.NodeOutput:
+        check_inputs(cls, locals())
         adapter = image_layers(read_lora(paths.full_path(paths.LORAS, domain_adapter)))
         patches, unmatched = _match(model, adapter, alpha)
         line = f"{domain_adapter} at alpha {alpha:g}: {len(patches)} of {len(adapter.layers)} layers"

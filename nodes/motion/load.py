@@ -19,6 +19,7 @@ from ...motion_core.files.lora import read_lora
 from ...motion_core.files.recognise import KINDS
 from ...motion_core.module.config import GROUPNORM_MODES
 from .. import paths
+from ..checks import check_inputs
 from ..compat import logger, make_schema, new_patcher, show_on_node
 from ..types import CATEGORY, ChosenLora, LoadedMotionModule, MotionLora, MotionModule
 
@@ -72,6 +73,7 @@ class LoadMotionModule(io.ComfyNode):
 
     @classmethod
     def execute(cls, motion_module: str, groupnorm: str = "auto") -> io.NodeOutput:
+        check_inputs(cls, locals())
         path = paths.full_path(paths.MOTION_MODULES, motion_module)
         file = open_motion_module(path, unet_groupnorm=None if groupnorm == "auto" else groupnorm)
         patcher = _load(file)
@@ -127,6 +129,7 @@ class LoadMotionLora(io.ComfyNode):
     def execute(
         cls, motion_lora: str, strength: float = 1.0, previous: tuple[ChosenLora, ...] | None = None
     ) -> io.NodeOutput:
+        check_inputs(cls, locals())
         lora = read_lora(paths.full_path(paths.MOTION_LORAS, motion_lora))
         if lora.kind != "motion_lora":
             raise ValueError(f"{motion_lora} is not a MotionLoRA. It is {KINDS[lora.kind]}.")

@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ...motion_core.clips.frame_noise import NOISE_KINDS, FrameNoise, draw_frame_noise
+from ..checks import check_inputs
 from ..compat import make_schema
 from ..types import CATEGORY
 
@@ -131,6 +132,7 @@ class FrameNoiseNode(io.ComfyNode):
         frame_seeds: str = "",
         latent: io.Latent.Type | None = None,
     ) -> io.NodeOutput:
+        check_inputs(cls, locals())
         noise = FrameNoise(kind, seed, shared, length, overlap if kind == "freenoise" else 0)
         source = NoiseSource(replace(noise, frame_seeds=read_seeds(frame_seeds)))
         if latent is None:

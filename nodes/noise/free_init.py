@@ -18,6 +18,7 @@ from ...motion_core.clips.free_init import (
     mix_frequencies,
     start_scale,
 )
+from ..checks import check_inputs
 from ..compat import filled_latent, fitting_latent, make_schema
 from ..sampler_inputs import low_pass_inputs, noise_input, sampler_inputs
 from ..types import CATEGORY
@@ -73,6 +74,7 @@ class FreeInitSampler(io.ComfyNode):
         coarse_to_fine: bool = False,
         noise: io.Noise.Type | None = None,
     ) -> io.NodeOutput:
+        check_inputs(cls, locals())
         empty = fitting_latent(model, latent_image)
         if torch.count_nonzero(empty):
             raise ValueError(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ...motion_core.clips.free_init import LowPass
+from ..checks import check_inputs
 from ..compat import make_schema
 from ..sampler_inputs import low_pass_inputs
 from ..types import CATEGORY
@@ -54,6 +55,7 @@ class ModelFreeInit(io.ComfyNode):
         order: int = 4,
         from_pictures: bool = False,
     ) -> io.NodeOutput:
+        check_inputs(cls, locals())
         low_pass = LowPass(filter, spatial_cutoff, temporal_cutoff, order)
         chosen = FreeInitSettings(iterations, low_pass, from_pictures)
         return io.NodeOutput(put_on(model, replace(start_of(model), free_init=chosen)))

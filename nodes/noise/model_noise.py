@@ -11,6 +11,7 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ...motion_core.clips.frame_noise import NOISE_KINDS, FrameNoise
+from ..checks import check_inputs
 from ..compat import make_schema
 from ..types import CATEGORY
 from .model_start import ModelNoiseSettings, put_on, start_of
@@ -114,6 +115,7 @@ class ModelNoise(io.ComfyNode):
         seed_offset: int = 0,
         frame_offset: int = 0,
     ) -> io.NodeOutput:
+        check_inputs(cls, locals())
         if seeding not in SEEDINGS:
             raise ValueError(f"seeding is {' or '.join(SEEDINGS)}, got {seeding!r}.")
         noise = FrameNoise(

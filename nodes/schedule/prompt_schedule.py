@@ -13,6 +13,7 @@ from ...motion_core.schedule.value_schedule import (
     pad_tokens,
     prompt_schedule,
 )
+from ..checks import check_inputs
 from ..compat import logger, make_schema
 from ..types import CATEGORY
 
@@ -105,6 +106,7 @@ class PromptSchedule(io.ComfyNode):
         prepend: str = "",
         append: str = "",
     ) -> io.NodeOutput:
+        check_inputs(cls, locals())
         schedule = prompt_schedule(prompts, clip_length(frames, latent), prepend=prepend, append=append)
         return io.NodeOutput(travel(clip, schedule, interpolation))
 
@@ -174,6 +176,7 @@ class FloatSchedule(io.ComfyNode):
 
     @classmethod
     def execute(cls, values: str, frames: int = 16, latent: io.Latent.Type | None = None) -> io.NodeOutput:
+        check_inputs(cls, locals())
         numbers = float_schedule(values, clip_length(frames, latent))
         mask = torch.tensor(numbers).clamp(0.0, 1.0).view(-1, 1, 1).expand(-1, MASK_SIZE, MASK_SIZE)
         return io.NodeOutput(numbers, numbers, mask.clone())

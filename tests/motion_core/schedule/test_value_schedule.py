@@ -1,6 +1,7 @@
 """Schedules written as text: spellings, frames, interpolation, tensors, and what errors say."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -283,3 +284,78 @@ def test_prompts_whose_common_length_is_out_of_hand_are_padded_on_both_sides():
     assert padded[0][0, :, 0].tolist() == [1, 1, 1, 1, 1, 0]
     assert torch.equal(padded[1], long)
     assert pad_tokens([torch.ones(1, 4, 3), short])[0].shape == (1, 20, 3)  # 4 times the longest is allowed
+
+
+# -- texts as people and programs write them --
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("0:(1.0), 4:(0.5)", [1.0, 0.875, 0.75, 0.625, 0.5]),
+        ("0:(1.0), 4:(0.5),", [1.0, 0.875, 0.75, 0.625, 0.5]),
+        ("0: (0) ,\n4: (-1e0)", [0.0, -0.25, -0.5, -0.75, -1.0]),
+        ('"0": 1, "4": 0,', [1.0, 0.75, 0.5, 0.25, 0.0]),
+    ],
+)
+def test_numbers_in_the_spellings_of_other_tools(text, wanted):
+    assert float_schedule(text, 5) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("text", ["0:(sin(t)), 4:(1)", "0: `t`", "0: __import__('os')", "0:(1)(2)"])
+def test_expressions_are_refused_and_not_evaluated(text):
+    with pytest.raises(ValueError, match="cannot be read at characters .*expected"):
+        float_schedule(text, 5)
+
+
+@pytest.mark.parametrize("mark", ["`pw_a`", "pw_b", "--neg ugly", "(cat:max_f)", "`"])
+def test_what_other_tools_evaluate_in_a_prompt_is_never_read_as_words(mark):
+    with pytest.raises(ValueError, match="characters .*which is not evaluated here: .*`prepend` or `append`"):
+        prompt_schedule(f"0: a cat / 8: a dog {mark}", 16)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9" * 2**20,
+        "0: " + "9" * 2**20,
+        "0:" * 2**19,
+        "0: a\n" + "\n" * 2**20,
+        '"0": "a", ' + " " * 2**20,
+        "0: a /" + " / " * 2**18,
+        " / ".join(f"0:99999: p{n}" for n in range(50_000)),
+        ", ".join(f'"{n}": "p"' for n in range(60_000)),
+        "-" * 2**20,
+        "0: " + "\\" * 2**20,
+    ],
+    ids=range(10),
+)
+@pytest.mark.parametrize("read", [float_schedule, prompt_schedule])
+def test_a_text_of_a_megabyte_takes_no_longer_than_it_must(text, read):
+    start = time.process_time()
+    try:
+        read(text, 16)
+    except ValueError as error:
+        assert len(str(error)) < 1000
+    assert time.process_time() - start < 5
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 30), st.integers(0, 30), st.sampled_from("abc")), min_size=1, max_size=8
+    ),
+    st.integers(0, 24),
+)
+def test_ranges_are_those_written_one_frame_at_a_time(ranges, num_frames):
+    """The quick way of laying ranges over each other against the plain one."""
+    text = " / ".join(f"{first}:{last}: {value}" for first, last, value in ranges)
+    plain = {}
+    for first, last, value in ranges:
+        low, high = min(first, last), max(first, last)
+        if high > low + 1:
+            plain.update(dict.fromkeys(range(low, high), value))
+    if not plain or any(abs(first - last) <= 1 for first, last, _ in ranges):
+        return  # single frames have a rule of their own
+    schedule = prompt_schedule(text, num_frames)
+    kept = {key.frame: schedule.values[key.value] for key in schedule.keys}
+    assert kept == {frame: value for frame, value in plain.items() if frame <= schedule.num_frames}
