@@ -80,12 +80,14 @@ def _guess_generation(
         )
         return "pia"
     mid_block = any(name.startswith("mid_block.") for name, _ in shapes)
-    levels = {name.split(".")[1] for name, _ in shapes if name.startswith("down_blocks.")}
-    if len(levels) == 3 and not mid_block:
+    levels = {name.split(".")[1]: shape.channels for name, shape in shapes if name.startswith("down_blocks.")}
+    widths = [levels[level] for level in sorted(levels)]
+    # SDXL's UNet has three levels, each twice as wide as the one before; SD1.5's has four.
+    if len(widths) == 3 and widths[2] == 2 * widths[1] == 4 * widths[0] and not mid_block:
         if base_of((name, shape.channels) for name, shape in shapes) != "sdxl":
             notes.append(
-                "Taken for a relative of AnimateDiff's SDXL beta, because it has three levels and no middle "
-                "block."
+                "Taken for a relative of AnimateDiff's SDXL beta, because it has three levels, each twice as "
+                "wide as the one before, and no middle block."
             )
         return "sdxl"
     if not has_positions:

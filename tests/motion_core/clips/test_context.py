@@ -1,5 +1,6 @@
 """Context windows: coverage and range for every setting, exact lists, and ComfyUI's core as an oracle."""
 
+import inspect
 from types import SimpleNamespace
 
 import comfy.context_windows as core
@@ -255,8 +256,10 @@ def test_position_weights_agree_with_comfyui(method, length):
 
 @pytest.mark.parametrize("start", [0, 40, 84])
 def test_overlap_linear_agrees_with_comfyui_where_nothing_wraps(start):
-    handler = SimpleNamespace(context_overlap=5)
-    expected = core.create_weights_overlap_linear(16, 100, list(range(start, start + 16)), handler)
+    theirs = core.create_weights_overlap_linear
+    newer = "context_overlap" in inspect.signature(theirs).parameters  # older versions ask their handler
+    told = {"context_overlap": 5} if newer else {"handler": SimpleNamespace(context_overlap=5)}
+    expected = theirs(16, 100, list(range(start, start + 16)), **told)
     torch.testing.assert_close(torch.tensor(raw("overlap-linear", 16, start=start, overlap=5)), expected)
 
 

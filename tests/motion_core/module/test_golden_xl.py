@@ -75,12 +75,16 @@ def test_hotshot_is_known_by_its_names():
     assert (config.generation, config.unet_groupnorm, config.pe_length) == ("hotshotxl", "joint", 24)
 
 
-def test_three_levels_without_a_middle_are_sdxls_whatever_their_widths(tmp_path):
-    shape = MotionModuleConfig.for_slots(
-        [(f"down_blocks.{level}.motion_modules.0", 32 * (level + 1)) for level in range(3)], "sdxl"
-    )
-    path = tmp_path / "xl.safetensors"
-    save_motion_module(path, MotionModel(shape))
+@pytest.mark.parametrize(
+    ("widths", "generation"),
+    [((320, 640, 1280), "sdxl"), ((32, 64, 128), "sdxl"), ((64, 64, 128), "v3"), ((32, 64, 128, 128), "v3")],
+)
+def test_three_levels_that_double_are_sdxls_whatever_their_widths(tmp_path, widths, generation):
+    """Three levels alone are no sign: small models of SD1.5's kind have them too."""
+    slots = [(f"down_blocks.{level}.motion_modules.0", width) for level, width in enumerate(widths)]
+    path = tmp_path / "module.safetensors"
+    save_motion_module(path, MotionModel(MotionModuleConfig.for_slots(slots, generation)))
     save_file(load_file(path), path)  # without metadata
     config = open_motion_module(path).config
-    assert (config.generation, config.module_groupnorm) == ("sdxl", "joint")
+    assert config.generation == generation
+    assert config.module_groupnorm == ("joint" if generation == "sdxl" else "per_frame")
