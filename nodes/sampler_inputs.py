@@ -5,6 +5,7 @@ from __future__ import annotations
 import comfy.samplers
 from comfy_api.latest import io
 
+from ..motion_core.clips.frame_noise import NOISE_KINDS
 from ..motion_core.clips.free_init import FILTERS
 
 
@@ -91,4 +92,49 @@ def low_pass_inputs() -> list[io.Input]:
             tooltip="Up to which frequency over the frames it is kept; higher keeps its motion.",
         ),
         io.Int.Input("order", default=4, min=1, max=20, tooltip="butterworth only: steepness of the filter."),
+    ]
+
+
+def noise_kind_input() -> io.Input:
+    """How the frames' noises are related."""
+    return io.Combo.Input(
+        "kind",
+        options=list(NOISE_KINDS),
+        default="freenoise",
+        tooltip=(
+            "independent: every frame its own. constant: one noise for all frames. mixed: partly "
+            "shared, partly their own. repeated: returns after `length` frames. freenoise: "
+            "returns after `length` frames in a shuffled order."
+        ),
+    )
+
+
+def noise_shape_inputs() -> list[io.Input]:
+    """What the kinds of noise ask besides."""
+    return [
+        io.Float.Input(
+            "shared",
+            default=0.5,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="mixed only: part of the noise (of its variance) that all frames share.",
+        ),
+        io.Int.Input(
+            "length",
+            default=16,
+            min=1,
+            max=128,
+            tooltip="repeated, freenoise: frames after which the noise returns; the context length.",
+        ),
+        io.Int.Input(
+            "overlap",
+            default=4,
+            min=0,
+            max=127,
+            tooltip=(
+                "freenoise only: the overlap of the context windows. length - overlap frames are "
+                "shuffled together."
+            ),
+        ),
     ]

@@ -10,9 +10,10 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ...motion_core.clips.frame_noise import NOISE_KINDS, FrameNoise, draw_frame_noise
+from ...motion_core.clips.frame_noise import FrameNoise, draw_frame_noise
 from ..checks import check_inputs
 from ..compat import make_schema
+from ..sampler_inputs import noise_kind_input, noise_shape_inputs
 from ..types import CATEGORY
 
 
@@ -54,16 +55,7 @@ class FrameNoiseNode(io.ComfyNode):
             ),
             search_aliases=["freenoise", "shared noise", "animatediff noise", "seed per frame"],
             inputs=[
-                io.Combo.Input(
-                    "kind",
-                    options=list(NOISE_KINDS),
-                    default="freenoise",
-                    tooltip=(
-                        "independent: as KSampler draws. constant: one noise for all frames. mixed: partly "
-                        "shared, partly their own. repeated: returns after `length` frames. freenoise: "
-                        "returns after `length` frames in a shuffled order."
-                    ),
-                ),
+                noise_kind_input(),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -72,31 +64,7 @@ class FrameNoiseNode(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Seed of the noise. The same seed gives the same noise on every device.",
                 ),
-                io.Float.Input(
-                    "shared",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="mixed only: part of the noise (of its variance) that all frames share.",
-                ),
-                io.Int.Input(
-                    "length",
-                    default=16,
-                    min=1,
-                    max=128,
-                    tooltip="repeated, freenoise: frames after which the noise returns; the context length.",
-                ),
-                io.Int.Input(
-                    "overlap",
-                    default=4,
-                    min=0,
-                    max=127,
-                    tooltip=(
-                        "freenoise only: the overlap of the context windows. length - overlap frames are "
-                        "shuffled together."
-                    ),
-                ),
+                *noise_shape_inputs(),
                 io.String.Input(
                     "frame_seeds",
                     default="",

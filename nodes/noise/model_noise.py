@@ -10,9 +10,10 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ...motion_core.clips.frame_noise import NOISE_KINDS, FrameNoise
+from ...motion_core.clips.frame_noise import FrameNoise
 from ..checks import check_inputs
 from ..compat import make_schema
+from ..sampler_inputs import noise_kind_input, noise_shape_inputs
 from ..types import CATEGORY
 from .model_start import ModelNoiseSettings, put_on, start_of
 
@@ -36,16 +37,7 @@ class ModelNoise(io.ComfyNode):
             search_aliases=["freenoise", "animatediff noise", "sample settings", "seed per frame"],
             inputs=[
                 io.Model.Input("model", tooltip="A model, with a motion module applied before or after."),
-                io.Combo.Input(
-                    "kind",
-                    options=list(NOISE_KINDS),
-                    default="freenoise",
-                    tooltip=(
-                        "independent: every frame its own. constant: one noise for all frames. mixed: partly "
-                        "shared, partly their own. repeated: returns after `length` frames. freenoise: "
-                        "returns after `length` frames in a shuffled order."
-                    ),
-                ),
+                noise_kind_input(),
                 io.Combo.Input(
                     "seeding",
                     options=list(SEEDINGS),
@@ -55,31 +47,7 @@ class ModelNoise(io.ComfyNode):
                         "before it plus 1, as in A1111."
                     ),
                 ),
-                io.Float.Input(
-                    "shared",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="mixed only: part of the noise (of its variance) that all frames share.",
-                ),
-                io.Int.Input(
-                    "length",
-                    default=16,
-                    min=1,
-                    max=128,
-                    tooltip="repeated, freenoise: frames after which the noise returns; the context length.",
-                ),
-                io.Int.Input(
-                    "overlap",
-                    default=4,
-                    min=0,
-                    max=127,
-                    tooltip=(
-                        "freenoise only: the overlap of the context windows. length - overlap frames are "
-                        "shuffled together."
-                    ),
-                ),
+                *noise_shape_inputs(),
                 io.Int.Input(
                     "seed_offset",
                     default=0,
