@@ -68,3 +68,18 @@ def test_kinds(kind, keys):
 def test_every_kind_is_covered_and_has_a_sentence():
     assert set(CASES) == set(KINDS)
     assert all(len(text) > 10 for text in KINDS.values())
+
+
+@pytest.mark.parametrize("start", ["", "module.", "module.module."])
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("input_blocks.0.0.weight", "unet"),
+        ("down_blocks.0.resnets.0.conv1.weight", "unet"),
+        ("diffusion_model.out.0.weight", "unet"),
+        ("control_model.input_blocks.0.weight", "controlnet"),
+        ("encoder.conv_in.weight", "vae"),
+    ],
+)
+def test_a_wrapper_for_several_gpus_changes_no_kind(start, key, kind):
+    assert recognise([f"{start}{key}"]) == kind
