@@ -243,16 +243,21 @@ def _resolve(entries: Sequence[Entry], num_frames: int) -> Schedule:
         single[frame] = Key(frame, value, hold)
     # Of a range only the clip's frames count, and the one after it, towards which the last ones change.
     end = num_frames or max([*single, *(after - 1 for _, after, _ in ranges)]) + 1
-    keys = _painted(ranges, end + 1) | single
+    keys = _painted(ranges, end) | single
     ordered = tuple(keys[frame] for frame in sorted(keys))
     return Schedule(tuple(values), ordered, num_frames or ordered[-1].frame + 1)
 
 
 def _painted(ranges: Sequence[tuple[int, int, int]], end: int) -> dict[int, Key]:
-    """A key for every frame below ``end`` that lies in a range; the last range wins. From the last to the
-    first, each frame once: ``free[frame]`` leads to the next frame that has no key yet."""
+    """A key for every frame below ``end`` that lies in a range, and for the first after these; the last range
+    wins. From the last to the first, each frame once: ``free[frame]`` leads to the next frame without a key."""
     free = list(range(end + 1))
     keys = {}
+    later = [max(first, end) for first, after, _ in ranges if after > end]
+    if later:
+        frame = min(later)
+        value = next(value for first, after, value in reversed(ranges) if first <= frame < after)
+        keys[frame] = Key(frame, value, False)
     for first, after, value in reversed(ranges):
         frame = first
         while frame < min(after, end):

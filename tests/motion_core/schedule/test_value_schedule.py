@@ -358,4 +358,11 @@ def test_ranges_are_those_written_one_frame_at_a_time(ranges, num_frames):
         return  # single frames have a rule of their own
     schedule = prompt_schedule(text, num_frames)
     kept = {key.frame: schedule.values[key.value] for key in schedule.keys}
-    assert kept == {frame: value for frame, value in plain.items() if frame <= schedule.num_frames}
+    inside = {frame: value for frame, value in plain.items() if frame < schedule.num_frames}
+    after = [frame for frame in plain if frame >= schedule.num_frames]
+    assert kept == inside | {frame: plain[frame] for frame in sorted(after)[:1]}
+
+
+def test_a_range_beyond_the_clip_is_what_the_clip_changes_towards():
+    assert float_schedule("0: 0 / 8:128: 1", 5) == pytest.approx([0.0, 0.125, 0.25, 0.375, 0.5])
+    assert float_schedule("8:128: 12", 1) == [12.0]
