@@ -249,8 +249,11 @@ def _resolve(entries: Sequence[Entry], num_frames: int) -> Schedule:
 
 
 def _painted(ranges: Sequence[tuple[int, int, int]], end: int) -> dict[int, Key]:
-    """A key for every frame below ``end`` that lies in a range, and for the first after these; the last range
-    wins. From the last to the first, each frame once: ``free[frame]`` leads to the next frame without a key."""
+    """A key for every frame below ``end`` that lies in a range, and for the first after these.
+
+    The last range wins: from the last to the first, each frame gets its key once. ``free[frame]`` leads to
+    the next frame without one.
+    """
     free = list(range(end + 1))
     keys = {}
     later = [max(first, end) for first, after, _ in ranges if after > end]
