@@ -3,9 +3,9 @@
 It is a handler of ComfyUI's own kind (``model_options["context_handler"]``), which the sampling code asks
 for every prediction. ComfyUI's handler is made for videos with an axis of their own. With frames in the batch
 it stops with a shape error on older versions; newer ones run, and put a frame of their choice before every
-window but the first unless told not to. On all of them windows see the first frames' ControlNet hints, and at larger
-strides frames are left out. Settings, windows, cutting and fusing are ours; what others may rely on (the
-class, its attributes, its callbacks) is kept.
+window but the first unless told not to. On all of them windows see the first frames' ControlNet hints, and at
+larger strides frames are left out. Settings, windows, cutting and fusing are ours; what others may rely on
+(the class, its attributes, its callbacks) is kept.
 
 The handler on a MODEL only holds settings. At the start of a run an OUTER_SAMPLE wrapper puts a copy in its
 place, for this run alone, that also knows the seed, the noise levels and the tables made so far.
