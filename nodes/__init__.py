@@ -7,6 +7,9 @@ from .context.context_preview import ContextPreview
 from .motion.apply import ApplyMotionModule
 from .motion.domain_adapter import ApplyDomainAdapter
 from .motion.load import LoadMotionLora, LoadMotionModule
+from .motion.motion_keyframe import MotionKeyframe
+from .motion.motion_settings import MotionSettingsNode
+from .motion.motion_value import MotionValueNode
 from .noise.frame_noise import FrameNoiseNode
 from .noise.free_init import FreeInitSampler
 from .noise.model_free_init import ModelFreeInit
@@ -18,6 +21,9 @@ NODES: list[type[io.ComfyNode]] = [
     LoadMotionLora,
     ApplyMotionModule,
     ApplyDomainAdapter,
+    MotionValueNode,
+    MotionSettingsNode,
+    MotionKeyframe,
     ContextWindows,
     ContextSampler,
     ContextPreview,

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..clips.context import ContextOptions, context_windows
-from ..clips.context_fuse import fused_weights
+from ..clips.context import ContextOptions
+from ..clips.views import views_of
 from ..module.call import CameraMerge, MotionCall, View
 from ..module.config import ModuleShape
 from ..module.layers import TemporalBlock, frames_of_pixels, pixels_of_frames
@@ -94,15 +94,8 @@ class PoseEncoder(nn.Module):
 
 def clip_views(frames: int, length: int) -> tuple[View, ...]:
     """Windows for clips that are longer than the position table, each half covered by the next."""
-    if frames <= length:
-        return ()
     options = ContextOptions(length=length, overlap=length // 2, schedule="standard_static", fuse="pyramid")
-    windows = context_windows(options, frames)
-    weights = fused_weights(windows, options, frames)
-    return tuple(
-        View(window.indices, tuple(weight.flatten().tolist()))
-        for window, weight in zip(windows, weights, strict=True)
-    )
+    return views_of(options, frames)
 
 
 def merge_layers(

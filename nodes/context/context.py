@@ -20,6 +20,8 @@ from .context_handler import put_on, settings_on
 from .context_run import ContextSettings, ContextStage
 from .euler import EULER_NAMES, EulerInPlace
 
+VIEW_SCHEDULES = ("standard_static", "standard_uniform", "looped_uniform")
+
 
 def context_inputs() -> list[io.Input]:
     """The widgets of the context options, the same on every node that has them."""
@@ -97,6 +99,60 @@ def windows_per_batch_input() -> io.Input:
     )
 
 
+def view_inputs() -> list[io.Input]:
+    """The widgets for windows inside temporal attention."""
+    return [
+        io.Int.Input(
+            "view_length",
+            default=0,
+            min=0,
+            max=128,
+            optional=True,
+            tooltip=(
+                "Views: windows inside the motion module. The image model sees all frames of a window, the "
+                "motion module so many at a time; a long window then needs no more positions than a view "
+                "has. 0: no views."
+            ),
+        ),
+        io.Int.Input(
+            "view_overlap",
+            default=4,
+            min=0,
+            max=127,
+            optional=True,
+            tooltip="Frames that neighbouring views share.",
+        ),
+        io.Combo.Input(
+            "view_schedule",
+            options=list(VIEW_SCHEDULES),
+            default=VIEW_SCHEDULES[0],
+            optional=True,
+            tooltip="Where the views lie; as `schedule`.",
+        ),
+        io.Combo.Input(
+            "view_fuse",
+            options=list(FUSE_METHODS),
+            default=FUSE_METHODS[0],
+            optional=True,
+            tooltip="What a frame counts that lies in several views; as `fuse`.",
+        ),
+    ]
+
+
+def read_views(length: int, overlap: int, schedule: str, fuse: str) -> ContextOptions | None:
+    """The widgets of the views; None without any.
+
+    Raises:
+        ValueError: they cannot be.
+    """
+    if not length:
+        return None
+    try:
+        return ContextOptions(length, overlap, 1, schedule, fuse)
+    except ValueError as error:
+        raise ValueError(f"The views of Context Windows (`view_length`, `view_overlap`): {error}") from None
+
+
 def read_options(
     length: int, overlap: int, stride: int, schedule: str, fuse: str, closed_loop: bool
 ) -> ContextOptions:
@@ -139,6 +195,7 @@ class ContextWindows(io.ComfyNode):
                     ),
                 ),
                 windows_per_batch_input(),
+                *view_inputs(),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model, sampled window by window.")],
         )
@@ -155,10 +212,16 @@ class ContextWindows(io.ComfyNode):
         closed_loop: bool = False,
         start_percent: float = 0.0,
         windows_per_batch: int = 0,
+        view_length: int = 0,
+        view_overlap: int = 4,
+        view_schedule: str = VIEW_SCHEDULES[0],
+        view_fuse: str = FUSE_METHODS[0],
     ) -> io.NodeOutput:
         check_inputs(cls, locals())
         stage = ContextStage(
-            start_percent, read_options(length, overlap, stride, schedule, fuse, closed_loop)
+            start_percent,
+            read_options(length, overlap, stride, schedule, fuse, closed_loop),
+            read_views(view_length, view_overlap, view_schedule, view_fuse),
         )
         present = settings_on(model) or ContextSettings(())
         return io.NodeOutput(with_context(model, present.with_stage(stage, windows_per_batch)))

