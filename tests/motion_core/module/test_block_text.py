@@ -7,7 +7,7 @@ from animatediff_flipbook.motion_core.module.call import MotionCall
 
 def test_lines():
     found = read_blocks(
-        "up_blocks.1: scale 1.2, effect 0.8  # word\n\n down_blocks.0.1 : scale 1.2/0.9\nmid_block: effect 0\n"
+        "up_blocks.1: scale 1.2, effect 0.8  #w\n\n down_blocks.0.1 : scale 1.2/0.9\nmid_block: effect 0\n"
         "up_blocks.2.motion_modules.0: effect 1e-1"
     )
     assert [one.block for one in found] == [
