@@ -125,6 +125,7 @@ def test_loaders_tell_the_page_where_their_files_are_from(path):
         "FlipbookLoadMotionModule": "animatediff_models",
         "FlipbookLoadMotionLora": "animatediff_motion_lora",
         "FlipbookApplyDomainAdapter": "loras",
+        "LoraLoaderModelOnly": "loras",
     }
     loaders = [node for node in workflow["nodes"] if node["type"] in folders]
     assert loaders
@@ -178,6 +179,7 @@ def write_models(folder: Path) -> dict[str, list[Path]]:
     from animatediff_flipbook.motion_core.module.config import MotionModuleConfig
     from animatediff_flipbook.motion_core.module.model import MotionModel
     from animatediff_flipbook.motion_core.module.unet import unet_slots
+    from safetensors.torch import save_file
 
     torch.manual_seed(0)
     networks = build.build_networks()
@@ -185,7 +187,12 @@ def write_models(folder: Path) -> dict[str, list[Path]]:
     build.write_checkpoint(checkpoint, networks)
 
     modules = []
-    for name, generation in (("v3_sd15_mm.ckpt", "v3"), ("mm_sd_v15_v2.ckpt", "v2")):
+    for name, generation in (
+        ("v3_sd15_mm.ckpt", "v3"),
+        ("AnimateLCM_sd15_t2v.ckpt", "animatelcm"),
+        ("animatediff_lightning_4step_comfyui.safetensors", "v2"),
+        ("mm_sd_v15_v2.ckpt", "v2"),
+    ):
         motion = MotionModel(
             MotionModuleConfig.for_unet(networks.unet, generation), operations=comfy.ops.manual_cast
         )
@@ -206,11 +213,16 @@ def write_models(folder: Path) -> dict[str, list[Path]]:
         adapter,
         {f"{p.attention}.transformer_blocks.0.attn1.to_q": factors(p.channels) for p in places},
     )
+    lcm_lora = folder / "AnimateLCM_sd15_t2v_lora.safetensors"
+    attention = "lora_unet_" + places[0].attention.replace(".", "_")
+    down, up = factors(places[0].channels)
+    key = f"{attention}_transformer_blocks_0_attn1_to_q"
+    save_file({f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}, lcm_lora)
     return {
         "checkpoints": [checkpoint],
         "animatediff_models": modules,
         "animatediff_motion_lora": [motion_lora],
-        "loras": [adapter],
+        "loras": [adapter, lcm_lora],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -103,8 +104,20 @@ def _guess_generation(
         )
         return guess
     if mid_block:
+        _tell_of_lightning(source, notes)
         return "v2"
     return "v1" if min(shape.pe_length for _, shape in shapes) <= 24 else "v3"
+
+
+def _tell_of_lightning(source: TensorFile, notes: list[str]) -> None:
+    """AnimateDiff-Lightning (Lin and Yang 2024) is a distilled v2; its name says to how many steps."""
+    steps = re.search(r"lightning\D*(\d+)\s*-?_?step", source.name, re.IGNORECASE)
+    if steps is None:
+        return
+    notes.append(
+        f"AnimateDiff-Lightning for {shown(steps[1], 4)} steps, by its name: sample in so many steps, with "
+        "euler, the scheduler sgm_uniform or simple, and CFG 1."
+    )
 
 
 def _number(metadata: Mapping[str, str], name: str, default: float) -> float:

@@ -196,6 +196,23 @@ class TestLayouts:
         }
         assert_same_model(load(write(tmp_path / "mm.safetensors", state)), model)
 
+    @pytest.mark.parametrize(
+        ("name", "steps"),
+        [
+            ("animatediff_lightning_4step_comfyui.safetensors", "4"),
+            ("AnimateDiff-Lightning-8step.safetensors", "8"),
+            ("mm_sd_v15_v2.safetensors", None),
+            ("lightning.safetensors", None),
+        ],
+    )
+    def test_lightning_says_how_it_is_sampled(self, tmp_path, name, steps):
+        """Its layout is v2's; only the name tells the number of steps."""
+        file = open_motion_module(write(tmp_path / name, original(make("v2"))))
+        assert file.config.generation == "v2"
+        told = [note for note in file.notes if "Lightning" in note]
+        assert bool(told) == bool(steps)
+        assert not steps or f"{steps} steps" in told[0]
+
     def test_pia(self, tmp_path):
         model = make("pia")
         state = original(model) | {"conv_in.weight": torch.ones(32, 9, 3, 3), "conv_in.bias": torch.ones(32)}
