@@ -12,6 +12,7 @@ from animatediff_flipbook.motion_core.files.lora import lora_targets, save_motio
 from animatediff_flipbook.nodes.context.context import ContextWindows
 from animatediff_flipbook.nodes.motion.apply import KEY, ApplyMotionModule
 from animatediff_flipbook.nodes.motion.load import LoadMotionLora
+from animatediff_flipbook.nodes.motion.motion_keyframe import MotionKeyframe
 from animatediff_flipbook.nodes.types import LoadedMotionModule
 from animatediff_flipbook.tests.nodes.context.test_controls import controlnet
 
@@ -173,3 +174,16 @@ def test_comfyui_s_cache_may_ask_whether_weights_are_read_on_demand(motion_modul
     module = motion_module()
     assert module.is_dynamic() is module.patcher.is_dynamic()
     assert LoadedMotionModule("x", module.config, object(), None).is_dynamic() is False  # an older patcher
+
+
+def test_a_strength_that_changes_does_so_on_every_copy(base, motion_module, lora):
+    """MotionLoRAs beside the weights are models of their own; keyframes come as far on every copy."""
+    module, chosen = motion_module(), lora(1, 1.0)
+    later = MotionKeyframe.execute(0.4, lora_strength=[1.0, 0.2], effect=0.8)[0]
+    wanted = sample(apply(base, module, chosen, motion_keyframes=later))
+    assert not torch.allclose(wanted, sample(apply(base, module, chosen)), atol=1e-2)
+    for model in (
+        split(apply(base, module, chosen, motion_keyframes=later)),
+        apply(split(base), module, chosen, motion_keyframes=later),
+    ):
+        torch.testing.assert_close(sample(model), wanted, **CLOSE)
