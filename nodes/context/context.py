@@ -29,11 +29,11 @@ def context_inputs() -> list[io.Input]:
         io.Int.Input(
             "length",
             default=16,
-            min=2,
+            min=1,
             max=128,
             tooltip=(
                 "Frames per window. 16 is what motion modules were trained on; more than the motion module's "
-                "limit (24 for v1, 32 for v2 and v3) cannot run."
+                "limit (24 for v1, 32 for v2 and v3) cannot run. 1 is for models without one."
             ),
         ),
         io.Int.Input(
@@ -147,6 +147,8 @@ def read_views(length: int, overlap: int, schedule: str, fuse: str) -> ContextOp
     """
     if not length:
         return None
+    if length == 1:
+        raise ValueError("`view_length` is 1: in one frame there is no motion. Set it to 0 for no views.")
     try:
         return ContextOptions(length, overlap, 1, schedule, fuse)
     except ValueError as error:

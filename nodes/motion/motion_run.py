@@ -203,6 +203,11 @@ def _frames(x: Any, options: dict, settings: AppliedMotion) -> int:
             "are not together. Another node re-batches model calls; take it off the model."
         )
     frames = x.shape[0] // videos
+    if frames < 2 and "context_window" in options:
+        raise ValueError(
+            f"{settings.name} got windows of a single frame, but motion needs several: set `length` of "
+            "Context Windows to 16, or bypass Apply Motion Module."
+        )
     if frames < 2:
         raise ValueError(
             f"{settings.name} got a single frame, but motion needs several: set the batch size of the empty "

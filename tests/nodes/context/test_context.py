@@ -811,3 +811,12 @@ def test_hints_are_prepared_once_for_every_size(animated, prompts):
     sample(model, (positive, prompts[1]), steps=3)
     assert sorted(set(images)) == [(8, 3, 16, 16), (8, 3, 32, 32)]
     assert len(images) == 2 * 4  # once per window and size, in whatever step
+
+
+@pytest.mark.parametrize("schedule", ["standard_static", "batched", "looped_uniform"])
+def test_windows_of_one_frame_are_for_models_without_a_motion_module(base, animated, prompts, schedule):
+    one = {"length": 1, "overlap": 0, "schedule": schedule}
+    plain = sample(base[0], prompts, frames=3)
+    assert torch.allclose(sample(windowed(base[0], **one), prompts, frames=3), plain, atol=1e-3)
+    with pytest.raises(ValueError, match="windows of a single frame"):
+        sample(windowed(animated[0], **one), prompts, frames=3)
