@@ -250,7 +250,8 @@ def _uniform(options: ContextOptions, num_frames: int, step: int, seam: bool) ->
     halving = ordered_halving(step)
     pad = round(num_frames * halving)
     windows = []
-    for spacing in (1 << level for level in range(min(options.stride, doublings + 1))):
+    spacings = 1 if length == 1 else min(options.stride, doublings + 1)  # one frame lies next to nothing
+    for spacing in (1 << level for level in range(spacings)):
         if (
             length - 1
         ) * spacing >= num_frames:  # it would meet itself: a frame twice, or time run through twice
