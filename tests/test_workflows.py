@@ -71,6 +71,20 @@ def test_ids_differ():
 
 
 @each_workflow
+def test_opens_with_its_note_in_view_and_readable(path):
+    """Where the file does not say, the page moves the view by itself, which pulls the nodes of early Nodes 2.0
+    apart while it measures them."""
+    workflow = read(path)
+    view = workflow["extra"]["ds"]
+    (note, *_) = [node for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
+    left, top = [(at + move) * view["scale"] for at, move in zip(note["pos"], view["offset"], strict=True)]
+    width, height = [size * view["scale"] for size in note["size"]]
+    assert left >= 70 and top >= 100, "below the page's own bars"
+    assert left + width <= 1366 and top + height <= 768, "in a small window"
+    assert view["scale"] >= 0.58, "the canvas draws smaller texts as bars"
+
+
+@each_workflow
 def test_links_and_sockets_agree(path):
     workflow = read(path)
     nodes = {node["id"]: node for node in workflow["nodes"]}
@@ -340,6 +354,20 @@ def test_page_opens_it_and_exports_the_committed_api_form(page, path):
     )
 
 
+def inside_groups(workflow: dict) -> set[tuple[int, int]]:
+    """Ids of every group and node that lies inside it."""
+    inside = set()
+    for group in workflow["groups"]:
+        left, top, width, height = group["bounding"]
+        inside |= {
+            (group["id"], node["id"])
+            for node in workflow["nodes"]
+            if left <= node["pos"][0] <= left + width - node["size"][0]
+            and top <= node["pos"][1] <= top + height - node["size"][1]
+        }
+    return inside
+
+
 def test_page_draws_them_as_elements_too(page):
     """The other node renderer, where the page has one: all nodes are there, and nothing is complained of."""
     page.draw_nodes_as_elements(True)
@@ -352,6 +380,7 @@ def test_page_draws_them_as_elements_too(page):
             if not drawn:
                 pytest.skip("this page draws nodes on a canvas only")
             assert drawn >= {node["id"] for node in workflow["nodes"]}, path.stem
+            assert inside_groups(page.ui_form()) == inside_groups(workflow)
             assert untitled(page.api_form()) == untitled(read(API_FORMS / path.name))
     finally:
         page.draw_nodes_as_elements(False)
