@@ -72,8 +72,8 @@ def test_ids_differ():
 
 @each_workflow
 def test_opens_with_its_note_in_view_and_readable(path):
-    """Where the file does not say, the page moves the view by itself, which pulls the nodes of early Nodes 2.0
-    apart while it measures them."""
+    """Without this the page moves the view by itself; early Nodes 2.0 measure while it moves, and pull the
+    nodes apart."""
     workflow = read(path)
     view = workflow["extra"]["ds"]
     (note, *_) = [node for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
