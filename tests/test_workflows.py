@@ -461,7 +461,9 @@ def renderer(request, page):
 def test_page_runs_every_workflow(page, server, renderer, path):
     """In both renderers: no node is red, the run ends, its pictures are shown, nothing is complained of.
 
-    ``FLIPBOOK_SCREENSHOTS=FOLDER`` keeps a picture of each graph after its run.
+        FLIPBOOK_SCREENSHOTS=FOLDER python run.py test -m slow tests/test_workflows.py [--comfyui DIR]
+
+    also keeps a picture of each graph after its run; three minutes.
     """
     workflow = read(path)
     page.open(workflow)
