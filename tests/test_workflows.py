@@ -6,6 +6,7 @@ skipped without.
 """
 
 import json
+import os
 import re
 import time
 import uuid
@@ -67,6 +68,20 @@ def test_id_is_a_uuid(path):
 
 def test_ids_differ():
     assert len({read(path)["id"] for path in WORKFLOWS}) == len(WORKFLOWS)
+
+
+@each_workflow
+def test_opens_with_its_note_in_view_and_readable(path):
+    """Without this the page moves the view by itself; early Nodes 2.0 measure while it moves, and pull the
+    nodes apart."""
+    workflow = read(path)
+    view = workflow["extra"]["ds"]
+    (note, *_) = [node for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
+    left, top = [(at + move) * view["scale"] for at, move in zip(note["pos"], view["offset"], strict=True)]
+    width, height = [size * view["scale"] for size in note["size"]]
+    assert left >= 70 and top >= 100, "below the page's own bars"
+    assert left + width <= 1366 and top + height <= 768, "in a small window"
+    assert view["scale"] >= 0.58, "the canvas draws smaller texts as bars"
 
 
 @each_workflow
@@ -339,6 +354,20 @@ def test_page_opens_it_and_exports_the_committed_api_form(page, path):
     )
 
 
+def inside_groups(workflow: dict) -> set[tuple[int, int]]:
+    """Ids of every group and node that lies inside it."""
+    inside = set()
+    for group in workflow["groups"]:
+        left, top, width, height = group["bounding"]
+        inside |= {
+            (group["id"], node["id"])
+            for node in workflow["nodes"]
+            if left <= node["pos"][0] <= left + width - node["size"][0]
+            and top <= node["pos"][1] <= top + height - node["size"][1]
+        }
+    return inside
+
+
 def test_page_draws_them_as_elements_too(page):
     """The other node renderer, where the page has one: all nodes are there, and nothing is complained of."""
     page.draw_nodes_as_elements(True)
@@ -347,9 +376,11 @@ def test_page_draws_them_as_elements_too(page):
             workflow = read(path)
             page.open(workflow)
             assert page.missing_nodes() == [] and page.alerts() == [] and page.errors == [], path.stem
-            if not page.drawn_nodes():
+            drawn = page.drawn_nodes()
+            if not drawn:
                 pytest.skip("this page draws nodes on a canvas only")
-            assert page.drawn_nodes() >= {node["id"] for node in workflow["nodes"]}, path.stem
+            assert drawn >= {node["id"] for node in workflow["nodes"]}, path.stem
+            assert inside_groups(page.ui_form()) == inside_groups(workflow)
             assert untitled(page.api_form()) == untitled(read(API_FORMS / path.name))
     finally:
         page.draw_nodes_as_elements(False)
@@ -368,27 +399,118 @@ def test_page_tells_of_missing_nodes_and_models(page):
     page.close_dialogs()
 
 
-def test_page_runs_text_to_animation_and_shows_what_was_chosen(page, server):
-    """Queued from the page as a user does; the nodes then say which module and noise schedule are at work."""
+def test_page_tells_of_red_nodes(page):
     workflow = read(ROOT / "workflows" / "text-to-animation.json")
     page.open(workflow)
+    assert page.faults() == []
+    page.set_widget("CheckpointLoaderSimple", "ckpt_name", "gone.safetensors")
+    page.queue()
+    page.page.wait_for_timeout(500)
+    assert any("gone.safetensors" in fault for fault in page.faults())
+    page.close_dialogs()
+
+
+def run_small(page, server, workflow: dict, sizes: dict[str, int]) -> dict:
+    """Queue what is open, made small, from the page as a user does; returns what /history has of it."""
     kinds = {node["type"] for node in workflow["nodes"]}
-    for key, value in SMALL.items():
+    for key, value in sizes.items():
         if key.split(".")[0] in kinds:
             page.set_widget(*key.split("."), value)
-    # What auto would choose; but a value that no test has used, so that nothing comes from the cache.
-    page.set_widget("FlipbookLoadMotionModule", "groupnorm", "per_frame")
     before = set(server.get("/history"))
     page.queue()
     end = time.monotonic() + 120
     while not (new := {k: v for k, v in server.get("/history").items() if k not in before}):
         assert time.monotonic() < end, server.log_tail()
+        assert page.faults() == []
         page.page.wait_for_timeout(200)
     (run,) = new.values()
     assert run["status"]["status_str"] == "success"
-    (saved,) = [image for output in run["outputs"].values() for image in output["images"]]
-    assert frames_of(server.base_directory / "output" / saved["subfolder"] / saved["filename"]) == 16
+    return run
+
+
+def frames_saved(server, run: dict) -> list[int]:
+    images = [image for output in run["outputs"].values() for image in output.get("images", ())]
+    saved = [image for image in images if image["type"] == "output"]  # others are previews
+    return [frames_of(server.base_directory / "output" / one["subfolder"] / one["filename"]) for one in saved]
+
+
+def test_page_runs_text_to_animation_and_shows_what_was_chosen(page, server):
+    """The nodes say which module and noise schedule are at work."""
+    workflow = read(ROOT / "workflows" / "text-to-animation.json")
+    page.open(workflow)
+    # What auto would choose; but a value that no test has used, so that nothing comes from the cache.
+    page.set_widget("FlipbookLoadMotionModule", "groupnorm", "per_frame")
+    run = run_small(page, server, workflow, SMALL)
+    assert frames_saved(server, run) == [16]
     shown = page.node_texts("FlipbookApplyMotionModule")
     assert "sqrt_linear" in shown["FlipbookApplyMotionModule"]
     assert "AnimateDiff v3" in shown["FlipbookLoadMotionModule"]
     assert page.alerts() == [] and page.errors == []
+
+
+@pytest.fixture(scope="module", params=["canvas", "elements"])
+def renderer(request, page):
+    """The page with each of its two ways to draw nodes."""
+    page.draw_nodes_as_elements(request.param == "elements")
+    yield request.param
+    page.draw_nodes_as_elements(False)
+
+
+@pytest.mark.slow
+@each_workflow
+def test_page_runs_every_workflow(page, server, renderer, path):
+    """In both renderers: no node is red, the run ends, its pictures are shown, nothing is complained of.
+
+        FLIPBOOK_SCREENSHOTS=FOLDER python run.py test -m slow tests/test_workflows.py [--comfyui DIR]
+
+    also keeps a picture of each graph after its run; three minutes.
+    """
+    workflow = read(path)
+    page.open(workflow)
+    assert page.missing_nodes() == [] and page.faults() == []
+    # Steps that no other test has used: nothing comes from the cache.
+    steps = 1 if renderer == "canvas" else 3
+    sizes = {key: steps if key.endswith("steps") else value for key, value in SMALL.items()}
+    run = run_small(page, server, workflow, sizes)
+    (frames,) = frames_saved(server, run)
+    (batch,) = {
+        n["inputs"]["batch_size"] for n in read(API_FORMS / path.name).values() if "batch_size" in n["inputs"]
+    }
+    assert frames == batch
+    shown = {int(node) for node, output in run["outputs"].items() if output.get("images")}
+    page.page.wait_for_timeout(500)
+    assert page.nodes_that_show_pictures() >= shown
+    assert page.faults() == [] and page.alerts() == [] and page.errors == []
+    if folder := os.environ.get("FLIPBOOK_SCREENSHOTS"):
+        page.screenshot(Path(folder) / f"{path.stem}-{renderer}.png")
+
+
+@pytest.fixture
+def without_models(server):
+    """The server while no model file is there."""
+    away = server.base_directory / "away"
+    away.mkdir()
+    moved = {}
+    for file in (server.base_directory / "models").glob("*/*.*"):
+        moved[file] = away / file.name
+        file.rename(moved[file])
+    yield
+    for file, place in moved.items():
+        place.rename(file)
+    away.rmdir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["domain-adapter", "motion-lora"])  # between them every loader there is
+def test_page_says_where_to_get_missing_models(page, without_models, name):
+    workflow = read(ROOT / "workflows" / f"{name}.json")
+    wanted = {
+        f"{model['directory']}/{model['name']}": model["url"]
+        for node in workflow["nodes"]
+        for model in node.get("properties", {}).get("models", ())
+    }
+    page.reload()
+    page.open(workflow)
+    found = page.missing_models()
+    assert {key: url.replace("/blob/", "/resolve/") for key, url in found.items()} == wanted
+    page.close_dialogs()

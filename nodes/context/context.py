@@ -155,6 +155,45 @@ def read_views(length: int, overlap: int, schedule: str, fuse: str) -> ContextOp
         raise ValueError(f"The views of Context Windows (`view_length`, `view_overlap`): {error}") from None
 
 
+def core_inputs() -> list[io.Input]:
+    """The widgets of ComfyUI's own Context Windows that ours has under the same names."""
+    return [
+        io.String.Input(
+            "latent_retain_index_list",
+            default="",
+            optional=True,
+            tooltip=(
+                "Frames of the latent that stand in the same places of every window, such as 0, or 0, 1: for "
+                "a start image in the clip's first frame, which all windows then see. Empty: none."
+            ),
+        ),
+        io.Boolean.Input(
+            "split_conds_to_windows",
+            default=False,
+            optional=True,
+            tooltip=(
+                "Prompts joined by Conditioning (Combine) take turns over the clip: each window is given the "
+                "one where its middle lies, and not all of them. Prompt Schedule does so frame by frame."
+            ),
+        ),
+    ]
+
+
+def read_retained(text: str, length: int) -> tuple[int, ...]:
+    """Places in a window, from their list.
+
+    Raises:
+        ValueError: no numbers, or none of the places that a window has.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isascii() and part.isdigit() and int(part) < length for part in parts):
+        raise ValueError(
+            f"latent_retain_index_list holds frames from 0 to {length - 1} (a window has {length}) with "
+            f"commas between them, such as 0 or 0, 1; got {text[:40]!r}."
+        )
+    return tuple(sorted({int(part) for part in parts}))
+
+
 def read_options(
     length: int, overlap: int, stride: int, schedule: str, fuse: str, closed_loop: bool
 ) -> ContextOptions:
@@ -198,6 +237,7 @@ class ContextWindows(io.ComfyNode):
                 ),
                 windows_per_batch_input(),
                 *view_inputs(),
+                *core_inputs(),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model, sampled window by window.")],
         )
@@ -218,12 +258,16 @@ class ContextWindows(io.ComfyNode):
         view_overlap: int = 4,
         view_schedule: str = VIEW_SCHEDULES[0],
         view_fuse: str = FUSE_METHODS[0],
+        latent_retain_index_list: str = "",
+        split_conds_to_windows: bool = False,
     ) -> io.NodeOutput:
         check_inputs(cls, locals())
         stage = ContextStage(
             start_percent,
             read_options(length, overlap, stride, schedule, fuse, closed_loop),
             read_views(view_length, view_overlap, view_schedule, view_fuse),
+            read_retained(latent_retain_index_list, length),
+            split_conds_to_windows,
         )
         present = settings_on(model) or ContextSettings(())
         return io.NodeOutput(with_context(model, present.with_stage(stage, windows_per_batch)))

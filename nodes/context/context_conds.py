@@ -9,6 +9,7 @@ start again when it ends, and no further than the clip.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.conds
@@ -42,10 +43,26 @@ class FrameWindow(IndexListContextWindow):
         self._indices: dict[tuple[torch.device, int], torch.Tensor] = {}
 
     def get_tensor(
-        self, full: torch.Tensor, device: torch.device | None = None, dim: int | None = None, **_: Any
+        self,
+        full: torch.Tensor,
+        device: torch.device | None = None,
+        dim: int | None = None,
+        retain_index_list: Sequence[int] = (),
     ) -> torch.Tensor:
-        """The window's part of a per-frame tensor; a single entry is everybody's."""
+        """The window's part of a per-frame tensor; a single entry is everybody's.
+
+        ``retain_index_list``: frames of the clip that stand in those places of each window.
+        """
+        part = self._part(full, device, self.dim if dim is None else dim)
+        retained = [frame for frame in retain_index_list if frame < self.frames]
+        if not retained or full.shape[self.dim if dim is None else dim] == 1:
+            return part
         dim = self.dim if dim is None else dim
+        places = [video * self.frames + frame for video in range(self.num_windows) for frame in retained]
+        kept = full.index_select(dim, torch.tensor(retained * self.num_windows, device=full.device))
+        return part.index_copy(dim, torch.tensor(places, device=part.device), kept.to(part.device))
+
+    def _part(self, full: torch.Tensor, device: torch.device | None, dim: int) -> torch.Tensor:
         length = full.shape[dim]
         if length == 1:
             return full.to(device)
@@ -305,6 +322,14 @@ class WindowControls:
                     vars(control).pop(name, None)
                 else:
                     vars(control)[name] = value
+
+
+def entries_of(entries: list[dict] | None, window: FrameWindow) -> list[dict] | None:
+    """Of a combined prompt the part that is the window's, by where its middle lies in the clip."""
+    if entries is None or len(entries) < 2:
+        return entries
+    middle = (min(window.index_list) + max(window.index_list)) / (2 * window.num_frames)
+    return [entries[min(int(middle * len(entries)), len(entries) - 1)]]
 
 
 def cut_conds(entries: list[dict] | None, window: FrameWindow, controls: WindowControls) -> list[dict] | None:

@@ -31,6 +31,10 @@ class ContextStage:
     options: ContextOptions
     views: ContextOptions | None = None
     """Windows inside temporal attention, cut from the frames of a call."""
+    latent_retain: tuple[int, ...] = ()
+    """Frames of the clip's latent that stand in those places of every window, whichever frames it holds."""
+    split_conds: bool = False
+    """Whether parts of a combined prompt take turns over the clip: each window is given one of them."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class ContextRun:
         self._model_sampling = model_sampling
         self._first_step: int | None = None
         self._stages = [
-            (model_sampling.percent_to_sigma(stage.start_percent), stage.options) for stage in settings.stages
+            (model_sampling.percent_to_sigma(stage.start_percent), stage) for stage in settings.stages
         ]
         self._plans: dict[tuple, StepPlan] = {}
         self._windows: dict[tuple, FrameWindow] = {}
@@ -103,13 +107,18 @@ class ContextRun:
             self._first_step = first_step(self._model_sampling, self._sigmas)
         return self._first_step + position
 
-    def options_at(self, sigma: float) -> ContextOptions | None:
-        """The options in force at a noise level; None before the first stage."""
+    def stage_at(self, sigma: float) -> ContextStage | None:
+        """The stage in force at a noise level; None before the first."""
         current = None
-        for start, options in self._stages:
+        for start, stage in self._stages:
             if sigma <= start:
-                current = options
+                current = stage
         return current
+
+    def options_at(self, sigma: float) -> ContextOptions | None:
+        """Its options."""
+        stage = self.stage_at(sigma)
+        return None if stage is None else stage.options
 
     def plan(self, options: ContextOptions, num_frames: int, sigma: float) -> StepPlan:
         """Windows and weights at a noise level, made once for all steps that share them."""
