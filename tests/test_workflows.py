@@ -35,6 +35,10 @@ SMALL = {
     "FlipbookContextSampler.steps": 2,
     "FlipbookFreeInitSampler.steps": 2,
 }
+FILE_WIDGETS = (
+    *("ckpt_name", "lora_name", "motion_module", "motion_lora", "domain_adapter"),
+    "sparse_control",
+)
 FILE_NAMES = r"[^/\\:]+\.(safetensors|ckpt)"
 
 each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -101,7 +105,7 @@ def test_names_of_files_are_plain(path):
         pytest.fail(f"{path.name} holds the path {found}")
     for node in read(API_FORMS / path.name).values():
         for name, value in node["inputs"].items():
-            if name in ("ckpt_name", "motion_module", "motion_lora", "domain_adapter", "lora_name"):
+            if name in FILE_WIDGETS:
                 assert isinstance(value, list) or re.fullmatch(FILE_NAMES, value), f"{name}: {value}"
 
 
@@ -125,6 +129,7 @@ def test_loaders_tell_the_page_where_their_files_are_from(path):
         "FlipbookLoadMotionModule": "animatediff_models",
         "FlipbookLoadMotionLora": "animatediff_motion_lora",
         "FlipbookApplyDomainAdapter": "loras",
+        "FlipbookLoadSparseControl": "controlnet",
     }
     loaders = [node for node in workflow["nodes"] if node["type"] in folders]
     assert loaders
