@@ -47,9 +47,9 @@ class LoadSparseControl(io.ComfyNode):
                 io.ControlNet.Output(
                     display_name="control_net",
                     tooltip=(
-                        "For Apply ControlNet, with the checkpoint's VAE at its vae input (rgb needs it). The "
-                        "pictures are spread over the clip, the first at its first frame, the last at its "
-                        "last; SparseCtrl Frames puts them elsewhere."
+                        "For Apply ControlNet, with the checkpoint's VAE at its vae input (rgb needs it). "
+                        "The pictures are spread over the clip, the first at its first frame and the last at "
+                        "its last; SparseCtrl Frames puts them elsewhere."
                     ),
                 )
             ],
@@ -82,8 +82,8 @@ class SparseControlFrames(io.ComfyNode):
             display_name="SparseCtrl Frames",
             category=CATEGORY,
             description=(
-                "Says at which frames of the clip SparseCtrl's pictures stand. Put it between Load SparseCtrl "
-                "and Apply ControlNet."
+                "Says at which frames of the clip SparseCtrl's pictures stand. Put it between Load "
+                "SparseCtrl and Apply ControlNet."
             ),
             search_aliases=["sparsectrl", "sparse index", "sparse spread", "key frames"],
             inputs=[
@@ -103,8 +103,8 @@ class SparseControlFrames(io.ComfyNode):
                     default="",
                     placeholder="0, 8, -1",
                     tooltip=(
-                        "For placement frames: the frame of each picture in turn, such as 0, 8, -1. The first "
-                        "frame of the clip is 0, its last is -1."
+                        "For placement frames: the frame of each picture in turn, such as 0, 8, -1. The "
+                        "first frame of the clip is 0, its last is -1."
                     ),
                 ),
             ],
