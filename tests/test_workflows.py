@@ -183,6 +183,7 @@ def write_models(folder: Path) -> dict[str, list[Path]]:
     from animatediff_flipbook.motion_core.module.config import MotionModuleConfig
     from animatediff_flipbook.motion_core.module.model import MotionModel
     from animatediff_flipbook.motion_core.module.unet import unet_slots
+    from animatediff_flipbook.tests.support_sparse import write_encoder
 
     torch.manual_seed(0)
     networks = build.build_networks()
@@ -211,8 +212,10 @@ def write_models(folder: Path) -> dict[str, list[Path]]:
         adapter,
         {f"{p.attention}.transformer_blocks.0.attn1.to_q": factors(p.channels) for p in places},
     )
+    encoder = write_encoder(folder / "v3_sd15_sparsectrl_rgb.ckpt", networks.unet, "rgb")
     return {
         "checkpoints": [checkpoint],
+        "controlnet": [encoder],
         "animatediff_models": modules,
         "animatediff_motion_lora": [motion_lora],
         "loras": [adapter],
