@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .context.context import ContextSampler, ContextWindows
 from .context.context_preview import ContextPreview
+from .control.sparse import LoadSparseControl, SparseControlFrames
 from .motion.apply import ApplyMotionModule
 from .motion.domain_adapter import ApplyDomainAdapter
 from .motion.load import LoadMotionLora, LoadMotionModule
@@ -33,6 +34,8 @@ NODES: list[type[io.ComfyNode]] = [
     ModelNoise,
     ModelFreeInit,
     FreeInitSampler,
+    LoadSparseControl,
+    SparseControlFrames,
 ]
 
 

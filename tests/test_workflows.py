@@ -36,6 +36,10 @@ SMALL = {
     "FlipbookContextSampler.steps": 2,
     "FlipbookFreeInitSampler.steps": 2,
 }
+FILE_WIDGETS = (
+    *("ckpt_name", "lora_name", "motion_module", "motion_lora", "domain_adapter"),
+    "sparse_control",
+)
 FILE_NAMES = r"[^/\\:]+\.(safetensors|ckpt)"
 
 each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -116,7 +120,7 @@ def test_names_of_files_are_plain(path):
         pytest.fail(f"{path.name} holds the path {found}")
     for node in read(API_FORMS / path.name).values():
         for name, value in node["inputs"].items():
-            if name in ("ckpt_name", "motion_module", "motion_lora", "domain_adapter", "lora_name"):
+            if name in FILE_WIDGETS:
                 assert isinstance(value, list) or re.fullmatch(FILE_NAMES, value), f"{name}: {value}"
 
 
@@ -141,6 +145,7 @@ def test_loaders_tell_the_page_where_their_files_are_from(path):
         "FlipbookLoadMotionLora": "animatediff_motion_lora",
         "FlipbookApplyDomainAdapter": "loras",
         "LoraLoaderModelOnly": "loras",
+        "FlipbookLoadSparseControl": "controlnet",
     }
     loaders = [node for node in workflow["nodes"] if node["type"] in folders]
     assert loaders
@@ -194,6 +199,7 @@ def write_models(folder: Path) -> dict[str, list[Path]]:
     from animatediff_flipbook.motion_core.module.config import MotionModuleConfig
     from animatediff_flipbook.motion_core.module.model import MotionModel
     from animatediff_flipbook.motion_core.module.unet import unet_slots
+    from animatediff_flipbook.tests.support_sparse import write_encoder
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
@@ -233,8 +239,10 @@ def write_models(folder: Path) -> dict[str, list[Path]]:
     down, up = factors(places[0].channels)
     key = f"{attention}_transformer_blocks_0_attn1_to_q"
     save_file({f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}, lcm_lora)
+    encoder = write_encoder(folder / "v3_sd15_sparsectrl_rgb.ckpt", networks.unet, "rgb")
     return {
         "checkpoints": [checkpoint],
+        "controlnet": [encoder],
         "animatediff_models": modules,
         "animatediff_motion_lora": [motion_lora],
         "loras": [adapter, lcm_lora],

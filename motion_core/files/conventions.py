@@ -38,7 +38,7 @@ def configure(
         notes.append(
             f"The file has no position tables; the standard ones for up to {length} frames are used."
         )
-    if others and generation != "pia":
+    if others and generation != "pia" and recognise(source.shapes) != "sparsectrl":
         notes.append(
             f"{len(others)} tensors that belong to no motion module were left out, such as "
             f"{shown(others[0])}."

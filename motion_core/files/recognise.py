@@ -10,7 +10,7 @@ KINDS = {
     "motion_lora": "a MotionLoRA: use Load MotionLoRA",
     "domain_adapter": "a LoRA of the image model (a domain adapter is one): use Apply Domain Adapter, or "
     "Load LoRA",
-    "sparsectrl": "a SparseCtrl encoder, which is a kind of ControlNet, not a motion module",
+    "sparsectrl": "a SparseCtrl encoder: use Load SparseCtrl",
     "cameractrl": "a CameraCtrl pose encoder, which this pack does not apply",
     "controlnet": "a ControlNet: use Load ControlNet Model",
     "checkpoint": "a whole checkpoint: use Load Checkpoint",

@@ -17,7 +17,7 @@ import torch
 from comfy.context_windows import IndexListContextWindow
 
 from ..compat import clip_length
-from .other_packs import cuts_by_itself
+from .other_packs import cuts_by_itself, places_by_itself
 
 _ABSENT = object()
 
@@ -282,6 +282,16 @@ class WindowControls:
         # copy.copy and not control.copy(): the latter drops what the start of the run has set.
         used = copy.copy(control)
         used.previous_controlnet = self._copy(getattr(control, "previous_controlnet", None), area, device)
+        if not places_by_itself(control):
+            self._cut_hint(control, used, area, device)
+        self._copies[id(control), area] = (control, used)
+        if elsewhere := self._copies_elsewhere(control, area):
+            used.multigpu_clones = elsewhere
+        return used
+
+    def _cut_hint(self, control: Any, used: Any, area: tuple[int, ...] | None, device: torch.device) -> None:
+        """Leave a copy the hint of the window's frames."""
+        window = self._window
         used.cond_hint = self._hints.fetch(control, area, window, device)
         original = getattr(control, "cond_hint_original", None)
         if isinstance(original, torch.Tensor):
@@ -292,10 +302,6 @@ class WindowControls:
         if hasattr(control, "control_input"):  # T2I-Adapter: its features of the last window
             used.control_input = None
             used.t2i_model = self._hints.adapter_network(control, window)
-        self._copies[id(control), area] = (control, used)
-        if elsewhere := self._copies_elsewhere(control, area):
-            used.multigpu_clones = elsewhere
-        return used
 
     def _copies_elsewhere(self, control: Any, area: tuple[int, ...] | None) -> dict[torch.device, Any]:
         """Of a ControlNet's own copies for further GPUs, which hold the hints of the whole clip too."""
