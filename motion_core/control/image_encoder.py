@@ -122,12 +122,14 @@ def encoder_for(state: Mapping[str, torch.Tensor], **options: Any) -> ImageEncod
     if "conv_in.weight" not in own or blocks != list(range(len(blocks))) or not blocks or len(blocks) % 2:
         raise ValueError("The file's image encoder is incomplete. Download it again.")
     widths = [own[f"body.{index}.block1.weight"].shape[0] for index in blocks[::2]]
-    encoder = ImageEncoder(widths, own["conv_in.weight"].shape[1], **options)
-    expected = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
+    sizes = (widths, own["conv_in.weight"].shape[1])
+    layout = ImageEncoder(*sizes, device="meta").state_dict()
+    expected = {key: tuple(value.shape) for key, value in layout.items()}
     found = {key: tuple(value.shape) for key, value in own.items()}
     if expected != found:
         odd = sorted(set(expected.items()) ^ set(found.items()))[0]
         raise ValueError(f"The file's image encoder is not laid out as AnimateLCM-I2V's: {odd[0]} {odd[1]}.")
+    encoder = ImageEncoder(*sizes, **options)
     encoder.load_state_dict(own)
     return encoder.eval()
 
