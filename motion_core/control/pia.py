@@ -91,7 +91,8 @@ def input_layer(weight: torch.Tensor, *, operations: Any = nn, dtype: torch.dtyp
     """The part of PIA's first convolution that belongs to the added channels.
 
     Args:
-        weight: of the whole convolution, ``(C0, 9, k, k)``; what it has for the latent is the base's business.
+        weight: of the whole convolution, ``(C0, 9, k, k)``; what it has for
+            the latent is the base's business.
         operations: where layers come from.
         dtype: of the weights.
 
@@ -137,7 +138,8 @@ def check_base(unet: nn.Module, layer: nn.Module) -> None:
     if tuple(there) != (layer.out_channels, LATENT_CHANNELS):
         raise ValueError(
             f"PIA's input convolution makes {layer.out_channels} channels from latents of {LATENT_CHANNELS}, "
-            f"and this base's {there[0]} from {there[1]}. Load an SD1.5 checkpoint that is not for inpainting."
+            f"and this base's {there[0]} from {there[1]}. Load an SD1.5 checkpoint that is not for "
+            "inpainting."
         )
 
 

@@ -24,10 +24,10 @@ PIA_INPUT, IMAGE_ENCODER = "pia_input", "img_encoder"
 CONVOLUTION = "conv_in.weight"
 
 NOTES = {
-    PIA_INPUT: "A PIA model: connect PIA Reference (FlipbookPiaReference) to `motion_control` of Apply Motion "
-    "Module to animate a picture. Without it, it animates the prompt.",
-    IMAGE_ENCODER: "AnimateLCM-I2V: connect Image Reference (FlipbookImageReference) to `motion_control` of "
-    "Apply Motion Module to animate a picture. Without it, it animates the prompt.",
+    PIA_INPUT: "PIA: connect PIA Reference to `motion_control` of Apply Motion Module to animate a picture. "
+    "Without it, it animates the prompt.",
+    IMAGE_ENCODER: "AnimateLCM-I2V: connect Image Reference to `motion_control` of Apply Motion Module to "
+    "animate a picture. Without it, it animates the prompt.",
 }
 """What a user is told of a part."""
 

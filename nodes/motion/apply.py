@@ -18,9 +18,9 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 
 from ...motion_core.module.call import MotionCall
+from ...motion_core.module.config import GENERATIONS
 from ...motion_core.module.injection import check_fit, inserted
 from ...motion_core.module.unet import unet_slots
-from ...motion_core.schedule.beta_schedules import SQRT_LINEAR
 from ..checks import check_inputs
 from ..compat import (
     INCUMBENT,
@@ -33,6 +33,17 @@ from ..compat import (
     make_schema,
     node_id,
     show_on_node,
+)
+from ..control.control_run import control_call
+from ..control.motion_control import (
+    Control,
+    MotionControl,
+    added_inputs,
+    attach_controls,
+    begin_controls,
+    chosen_controls,
+    with_controls,
+    with_inputs,
 )
 from ..run_start import begin_run
 from ..types import CATEGORY, LoadedMotionModule, MotionLora, MotionModule
@@ -55,6 +66,8 @@ class MotionSettings:
     end_percent: float
     schedule: ChosenSchedule | None = None
     """The noise schedule that the node has set; None if it has left the model's."""
+    controls: tuple[Control, ...] = ()
+    """What steers the frames by a picture or a camera."""
 
 
 class ApplyMotionModule(io.ComfyNode):
@@ -121,6 +134,12 @@ class ApplyMotionModule(io.ComfyNode):
                         "ModelSampling node. lcm and its relatives: few steps with AnimateLCM."
                     ),
                 ),
+                MotionControl.Input(
+                    "motion_control",
+                    optional=True,
+                    tooltip="A picture to start from or a camera's path: PIA Reference, Image Reference, "
+                    "Camera Control.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model, animated.")],
             hidden=[io.Hidden.unique_id],
@@ -137,6 +156,7 @@ class ApplyMotionModule(io.ComfyNode):
         start_percent: float = 0.0,
         end_percent: float = 1.0,
         beta_schedule: str = "auto",
+        motion_control: tuple[Control, ...] | None = None,
     ) -> io.NodeOutput:
         check_inputs(cls, locals())
         _require_loaded(motion_module)
@@ -167,7 +187,12 @@ class ApplyMotionModule(io.ComfyNode):
         schedule = None if sampling is before else ChosenSchedule(sampling, lines[0], node_id(cls))
         lines += [patch_motion_lora(patcher, chosen, motion_module) for chosen in chosen_loras(motion_lora)]
 
-        settings = MotionSettings(motion_module.name, scale, effect, start_percent, end_percent, schedule)
+        controls = chosen_controls(motion_control)
+        lines += attach_controls(controls, model, patcher, motion_module, present)
+
+        settings = MotionSettings(
+            motion_module.name, scale, effect, start_percent, end_percent, schedule, controls
+        )
         model.set_additional_models(KEY, [*present, patcher])
         keep_copies_alike(model, KEY)
         model.set_attachments(KEY, (*(model.get_attachment(KEY) or ()), settings))
@@ -184,7 +209,8 @@ class ApplyMotionModule(io.ComfyNode):
 def _patch_schedule(model: io.Model.Type, choice: str, motion_module: LoadedMotionModule) -> str:
     """Set the noise schedule; *auto* of a consistency model is a distilled one."""
     config = motion_module.config
-    plain = config.generation == "animatelcm" and config.beta_schedule == SQRT_LINEAR
+    known = GENERATIONS[config.generation].beta_schedule
+    plain = config.generation.startswith("animatelcm") and config.beta_schedule == known
     discrete = isinstance(model.get_model_object("model_sampling"), ModelSamplingDiscrete)
     if choice == "auto" and plain and discrete:
         patch_schedule(model, "lcm", config.beta_schedule)
@@ -195,8 +221,10 @@ def _patch_schedule(model: io.Model.Type, choice: str, motion_module: LoadedMoti
 def run_with_motion(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """OUTER_SAMPLE wrapper: look at what the run was given, and at the noise schedule."""
     guider = executor.class_obj
-    begin_run(guider, inspect.signature(executor.original).bind(*args, **kwargs).arguments["noise"])
+    noise = inspect.signature(executor.original).bind(*args, **kwargs).arguments["noise"]
+    begin_run(guider, noise)
     patcher = guider.model_patcher
+    begin_controls(guider, noise, [one.controls for one in patcher.get_attachment(KEY) or ()])
     chosen = [one.schedule for one in patcher.get_attachment(KEY) or () if one.schedule is not None]
     if chosen:
         tell_if_replaced(chosen[-1], patcher.get_model_object("model_sampling"))
@@ -221,7 +249,7 @@ def apply_model_with_motion(
     options = transformer_options or {}
     # The patcher that samples, not the one the node saw: a clone carries its own copies.
     patcher = base.current_patcher
-    motions = []
+    motions, inputs = [], []
     for motion_patcher, settings in zip(
         patcher.get_additional_models_with_key(KEY), patcher.get_attachment(KEY), strict=True
     ):
@@ -241,10 +269,14 @@ def apply_model_with_motion(
                 effect=settings.effect,
                 attention=chosen_attention(options),
             )
+            if settings.controls and not call.is_off:
+                place = control_call(base, x, options, frames)
+                call = with_controls(call, settings.controls, motion_patcher, place)
+                inputs += added_inputs(settings.controls, motion_patcher, place)
             motions.append((motion_patcher.model, call))
     if motions and incumbent_is_on(patcher):
         raise ValueError(INCUMBENT)
-    with inserted(base.diffusion_model, motions):
+    with inserted(base.diffusion_model, motions), with_inputs(base.diffusion_model, inputs):
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
 
