@@ -8,7 +8,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ...motion_core.control.image_encoder import DEFAULT_MOTION_SCALE, features_by_module
+from ...motion_core.control.image_encoder import DEFAULT_MOTION_SCALE, feature_places, features_by_module
 from ...motion_core.files.control_parts import IMAGE_ENCODER
 from ...motion_core.module.call import MotionCall
 from ..checks import check_inputs
@@ -36,13 +36,12 @@ class ImageControl(Control):
                 f"Image Reference needs an AnimateLCM-I2V motion module, and {module.name} is none: it has "
                 "no image encoder (img_encoder). Load AnimateLCM_sd15_i2v.ckpt, or take Image Reference away."
             )
-        widths = module.config.widths
-        for name, width in features_by_module(encoder.widths).items():
-            if widths.get(name) != width:
-                raise ValueError(
-                    f"The image encoder of {module.name} does not fit its motion modules: {name} has "
-                    f"{widths.get(name, 'no')} channels, the encoder {width}. Download the file again."
-                )
+        widths = tuple(module.config.widths[name] for name in feature_places(module.config.widths))
+        if widths != encoder.widths:
+            raise ValueError(
+                f"The image encoder of {module.name} does not fit its motion modules: their levels have "
+                f"{widths} channels, the encoder's {encoder.widths}. Download the file again."
+            )
         return f"Image Reference: motion scale {self.motion_scale:g}"
 
     def begin(self, run: ControlRun) -> None:
@@ -55,7 +54,8 @@ class ImageControl(Control):
             latents = self.reference.latents(place, part)
             return encoder(latents, place.run.num_frames, self.motion_scale)
 
-        return replace(call, features=features_by_module(place.rows(self, features)))
+        made = place.rows(self, features)
+        return replace(call, features=features_by_module(made, motion.model.config.widths))
 
 
 class ImageReference(io.ComfyNode):
