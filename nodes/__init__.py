@@ -4,6 +4,10 @@ from comfy_api.latest import ComfyExtension, io
 
 from .context.context import ContextSampler, ContextWindows
 from .context.context_preview import ContextPreview
+from .control.camera_control import CameraControl, LoadCameraControl
+from .control.camera_poses import CameraPoses, CameraPosesFromText
+from .control.image_reference import ImageReference
+from .control.pia_reference import PiaReference
 from .control.sparse import LoadSparseControl, SparseControlFrames
 from .motion.apply import ApplyMotionModule
 from .motion.domain_adapter import ApplyDomainAdapter
@@ -36,6 +40,12 @@ NODES: list[type[io.ComfyNode]] = [
     FreeInitSampler,
     LoadSparseControl,
     SparseControlFrames,
+    PiaReference,
+    ImageReference,
+    LoadCameraControl,
+    CameraPoses,
+    CameraPosesFromText,
+    CameraControl,
 ]
 
 

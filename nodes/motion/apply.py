@@ -16,10 +16,10 @@ from comfy.model_sampling import ModelSamplingDiscrete
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 
+from ...motion_core.module.config import GENERATIONS
 from ...motion_core.module.injection import check_fit
 from ...motion_core.module.unet import unet_slots
 from ...motion_core.module.values import Value, is_number, times
-from ...motion_core.schedule.beta_schedules import SQRT_LINEAR
 from ...motion_core.schedule.keyframes import Keyframe, KeyframeSchedule
 from ..checks import check_inputs
 from ..compat import (
@@ -32,6 +32,7 @@ from ..compat import (
     node_id,
     show_on_node,
 )
+from ..control.motion_control import Control, MotionControl, attach_controls, chosen_controls
 from ..types import CATEGORY, LoadedMotionModule, MotionKeyframes, MotionLora, MotionModule, MotionSettings
 from .load import chosen_loras
 from .motion_keyframe import given_keyframes
@@ -124,6 +125,12 @@ class ApplyMotionModule(io.ComfyNode):
                 MotionKeyframes.Input(
                     "motion_keyframes", optional=True, tooltip="Values that change over the steps."
                 ),
+                MotionControl.Input(
+                    "motion_control",
+                    optional=True,
+                    tooltip="A picture to start from or a camera's path: PIA Reference, Image Reference, "
+                    "Camera Control.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model, animated.")],
             hidden=[io.Hidden.unique_id],
@@ -144,6 +151,7 @@ class ApplyMotionModule(io.ComfyNode):
         effect_values: object = None,
         motion_settings: object = None,
         motion_keyframes: object = None,
+        motion_control: tuple[Control, ...] | None = None,
     ) -> io.NodeOutput:
         # A FLOAT link may carry a list: then it is a value for each frame.
         given = {"scale": scale, "effect": effect}
@@ -196,6 +204,9 @@ class ApplyMotionModule(io.ComfyNode):
         else:
             lines += [patch_motion_lora(patcher, one, motion_module) for one in loras]
 
+        controls = chosen_controls(motion_control)
+        lines += attach_controls(controls, model, patcher, motion_module, present)
+
         applied = AppliedMotion(
             name=motion_module.name,
             scale=amount,
@@ -206,6 +217,7 @@ class ApplyMotionModule(io.ComfyNode):
             module=settings,
             keyframes=KeyframeSchedule.of(keyframes) if keyframes else None,
             lora_strengths=strengths,
+            controls=controls,
         )
         model.set_additional_models(KEY, [*present, patcher])
         model.set_additional_models(LORA_KEY, besides)
@@ -225,7 +237,8 @@ class ApplyMotionModule(io.ComfyNode):
 def _patch_schedule(model: io.Model.Type, choice: str, motion_module: LoadedMotionModule) -> str:
     """Set the noise schedule; *auto* of a consistency model is a distilled one."""
     config = motion_module.config
-    plain = config.generation == "animatelcm" and config.beta_schedule == SQRT_LINEAR
+    known = GENERATIONS[config.generation].beta_schedule
+    plain = config.generation.startswith("animatelcm") and config.beta_schedule == known
     discrete = isinstance(model.get_model_object("model_sampling"), ModelSamplingDiscrete)
     if choice == "auto" and plain and discrete:
         patch_schedule(model, "lcm", config.beta_schedule)

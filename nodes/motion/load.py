@@ -15,6 +15,7 @@ from ...motion_core.files.checkpoint import (
     open_motion_module,
     working_dtype,
 )
+from ...motion_core.files.control_parts import load_control_parts
 from ...motion_core.files.lora import read_lora
 from ...motion_core.files.recognise import KINDS
 from ...motion_core.module.config import GROUPNORM_MODES
@@ -178,12 +179,9 @@ def _load(file: MotionFile, disable_dynamic: bool = False) -> ModelPatcher:
     """
     bar = comfy.utils.ProgressBar(file.num_values)
     # Layers cast to the type of their input, so any module runs on any base: fp16, bf16, fp32 or fp8.
-    model = load_motion_module(
-        file,
-        operations=comfy.ops.manual_cast,
-        dtype=weight_dtype(file.dtype, file.num_values),
-        progress=lambda done: bar.update_absolute(done),
-    )
+    kinds = {"operations": comfy.ops.manual_cast, "dtype": weight_dtype(file.dtype, file.num_values)}
+    model = load_motion_module(file, **kinds, progress=lambda done: bar.update_absolute(done))
+    load_control_parts(model, file.source, file.control_keys, **kinds)
     return new_patcher(model, _load, file, plain=disable_dynamic)
 
 

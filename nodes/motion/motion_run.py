@@ -22,6 +22,8 @@ from ...motion_core.module.values import Value, is_number, of_frames, times
 from ...motion_core.schedule.keyframes import KeyframeSchedule, KeyframeState
 from ..compat import INCUMBENT, causal_frame_is_added, chosen_attention, incumbent_is_on, logger
 from ..context.context_handler import settings_on
+from ..control.control_run import control_call
+from ..control.motion_control import added_inputs, begin_controls, with_controls, with_inputs
 from ..run_start import begin_run
 from .noise_schedule import tell_if_replaced
 from .settings import AppliedMotion
@@ -41,6 +43,7 @@ def run_with_motion(executor: Any, *args: Any, **kwargs: Any) -> Any:
     begin_run(guider, noise)
     patcher = guider.model_patcher
     applied = patcher.get_attachment(KEY) or ()
+    begin_controls(guider, noise, [one.controls for one in applied])
     chosen = [one.schedule for one in applied if one.schedule is not None]
     if chosen:
         tell_if_replaced(chosen[-1], patcher.get_model_object("model_sampling"))
@@ -70,7 +73,7 @@ def apply_model_with_motion(
     # The patcher that samples, not the one the node saw: a clone carries its own copies.
     patcher = base.current_patcher
     besides = iter(patcher.get_additional_models_with_key(LORA_KEY))
-    motions = []
+    motions, inputs = [], []
     for number, (motion_patcher, applied) in enumerate(
         zip(patcher.get_additional_models_with_key(KEY), patcher.get_attachment(KEY), strict=True)
     ):
@@ -84,10 +87,14 @@ def apply_model_with_motion(
             now = values.get("lora_strength", 1.0)
             strengths = (_rows(times(one, now), x, call.frames, options) for one in applied.lora_strengths)
             call = replace(call, loras=beside.by_layer(motion), lora_strengths=tuple(strengths))
+        if applied.controls and not call.is_off:
+            place = control_call(base, x, options, call.frames)
+            call = with_controls(call, applied.controls, motion_patcher, place)
+            inputs += added_inputs(applied.controls, motion_patcher, place)
         motions.append((motion, call))
     if motions and incumbent_is_on(patcher):
         raise ValueError(INCUMBENT)
-    with inserted(base.diffusion_model, motions):
+    with inserted(base.diffusion_model, motions), with_inputs(base.diffusion_model, inputs):
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
 

@@ -13,6 +13,7 @@ from ...motion_core.module.call import BlockValues
 from ...motion_core.module.positions import PositionStretch
 from ...motion_core.module.values import Value
 from ...motion_core.schedule.keyframes import KeyframeSchedule
+from ..control.motion_control import Control
 from .noise_schedule import ChosenSchedule
 
 FACTORS = ("all_weights", "q", "k", "v", "out", "feed_forward")
@@ -71,6 +72,8 @@ class AppliedMotion:
     keyframes: KeyframeSchedule | None = None
     lora_strengths: tuple[Value, ...] = ()
     """Of MotionLoRAs that stand beside the weights, since their strength changes; the others are in them."""
+    controls: tuple[Control, ...] = ()
+    """What steers the frames by a picture or a camera."""
 
 
 def patch_factors(patcher: ModelPatcher, factors: Mapping[str, float]) -> None:
