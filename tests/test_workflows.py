@@ -464,6 +464,20 @@ def renderer(request, page):
     page.draw_nodes_as_elements(False)
 
 
+def overlapping(boxes: dict[int, tuple[float, float, float, float]]) -> list[tuple[int, int]]:
+    """Pairs of nodes of which one lies on the other."""
+    return [
+        (one, other)
+        for one, (left, top, width, height) in boxes.items()
+        for other, (left2, top2, width2, height2) in boxes.items()
+        if one < other
+        and left < left2 + width2 - 2
+        and left2 < left + width - 2
+        and top < top2 + height2 - 2
+        and top2 < top + height - 2
+    ]
+
+
 @pytest.mark.slow
 @each_workflow
 def test_page_runs_every_workflow(page, server, renderer, path):
@@ -489,6 +503,7 @@ def test_page_runs_every_workflow(page, server, renderer, path):
     page.page.wait_for_timeout(500)
     assert page.nodes_that_show_pictures() >= shown
     assert page.faults() == [] and page.alerts() == [] and page.errors == []
+    assert overlapping(page.boxes()) == [], "with what the run has written on the nodes"
     if folder := os.environ.get("FLIPBOOK_SCREENSHOTS"):
         page.screenshot(Path(folder) / f"{path.stem}-{renderer}.png")
 

@@ -42,6 +42,22 @@ _FAULTS = """() => [
 _TEXTS = """() => Object.fromEntries(window.app.graph._nodes.flatMap(
     node => (node.widgets ?? []).filter(widget => widget.name === '$$node-text-preview')
         .map(widget => [node.type, String(widget.value)])))"""
+# Elements know their true size; on the canvas a node is drawn as large as its widgets need, whatever it says.
+_BOXES = """() => {
+    const scale = window.app.canvas.ds.scale, offset = window.app.canvas.ds.offset;
+    const canvas = window.app.canvas.canvas.getBoundingClientRect();
+    return window.app.graph._nodes.map(node => {
+        const element = document.querySelector(`[data-node-id="${node.id}"]`);
+        if (element) {
+            const box = element.getBoundingClientRect();
+            return [node.id, (box.x - canvas.x) / scale - offset[0], (box.y - canvas.y) / scale - offset[1],
+                    box.width / scale, box.height / scale];
+        }
+        const title = window.LiteGraph.NODE_TITLE_HEIGHT, needed = node.computeSize();
+        return [node.id, node.pos[0], node.pos[1] - title, node.size[0],
+                Math.max(node.size[1], needed[1]) + title];
+    });
+}"""
 _SHOW_ALL = """() => {
     const canvas = window.app.canvas, ratio = window.devicePixelRatio;
     let [left, top, right, bottom] = [Infinity, Infinity, -Infinity, -Infinity];
@@ -186,6 +202,12 @@ class Frontend:
             "() => [...document.querySelectorAll('[data-node-id]')].map(element => element.dataset.nodeId)"
         )
         return {int(number) for number in ids}
+
+    def boxes(self) -> dict[int, tuple[float, float, float, float]]:
+        """Left, top, width and height of every node as it is drawn, title included."""
+        self.page.evaluate(_SHOW_ALL)
+        self.page.wait_for_timeout(500)
+        return {int(number): tuple(box) for number, *box in self.page.evaluate(_BOXES)}
 
     def close_dialogs(self) -> None:
         """Dismiss what lies over the canvas."""
