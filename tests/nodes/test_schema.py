@@ -24,7 +24,7 @@ def described(node):
             options = options[0] if options else {}
             kept = {key: options[key] for key in FROZEN if key in options}
             if kind == "COMBO" or isinstance(kind, list):
-                files = name in ("motion_module", "motion_lora", "domain_adapter")
+                files = name in ("motion_module", "motion_lora", "domain_adapter", "camera_control")
                 kept["options"] = "files" if files else list(options.get("options", kind))
                 if name in ("sampler_name", "scheduler"):
                     kept["options"] = "ComfyUI's"  # of the version that runs
@@ -47,7 +47,7 @@ def test_first_four_nodes_are_those_promised(model_folders):
     assert inputs["FlipbookLoadMotionLora"] == ["motion_lora", "strength", "previous"]
     assert inputs["FlipbookApplyMotionModule"] == [
         *("model", "motion_module", "motion_lora", "scale", "effect"),
-        *("start_percent", "end_percent", "beta_schedule"),
+        *("start_percent", "end_percent", "beta_schedule", "motion_control"),
     ]
     assert inputs["FlipbookApplyDomainAdapter"] == ["model", "domain_adapter", "alpha"]
 
