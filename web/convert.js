@@ -10,6 +10,7 @@ import { hideOffer, showOffer, showReport } from './convert_view.js'
 
 const COMMAND = 'AnimateDiffFlipbook.ConvertNodes'
 const NAME = 'Convert AnimateDiff nodes'
+const SETTLING = 300 // milliseconds
 
 /** Ids of graphs whose offer was answered, for as long as this tab of the browser lives. */
 const answered = {
@@ -29,7 +30,7 @@ async function post(route, body) {
         body: JSON.stringify(body),
     })
     const answer = await response.json().catch(() => ({}))
-    if (!response.ok) throw new Error(answer.error ?? `The server answered ${response.status} ${response.statusText}.`)
+    if (!response.ok) throw new Error(answer.error ?? `The server answered ${response.status}.`)
     return answer
 }
 
@@ -71,11 +72,12 @@ async function convertGraph() {
             return
         }
         if (activeWorkflow() !== workflow) {
-            showReport(NAME, 'Another graph was opened in the meantime, so nothing was changed. Open the first one and convert it again.')
+            showReport(NAME, 'Another graph was opened in the meantime, so nothing was changed. Convert the first one again.')
             return
         }
         await replaceGraph(workflow, converted)
-        showReport('Converted', `Nodes of the old graph that were touched: ${report.count}. Ctrl-Z brings the old graph back.`, report, text)
+        const sentence = `Nodes of other packs that were converted: ${report.count}. Ctrl-Z brings them back.`
+        showReport('Converted', sentence, report, text)
     } catch (error) {
         showReport(NAME, error.message)
     }
@@ -96,6 +98,11 @@ async function replaceGraph(workflow, document) {
     tracker.initialState = initialState
     tracker.activeState = activeState
     capture()
+    // Nodes that are elements of the page get their sizes a moment later, which is no step of its own.
+    await new Promise((resolve) => setTimeout(resolve, SETTLING))
+    if (activeWorkflow() === workflow && tracker.undoQueue.at(-1) === activeState) {
+        tracker.activeState = JSON.parse(JSON.stringify(rootGraph().serialize()))
+    }
 }
 
 app.registerExtension({

@@ -53,6 +53,8 @@ const KINDS = [
     ['mapped', 'Mapped one to one'],
 ]
 
+const LATER = 'Later: Edit > Convert AnimateDiff nodes'
+
 let offer = null
 
 function element(tag, { text, ...properties } = {}, ...children) {
@@ -88,7 +90,7 @@ export function showOffer(types, { onAccept, onDecline }) {
         element(
             'div',
             { className: 'flipbook-buttons' },
-            element('button', { text: 'Not now', title: 'Later: Edit > Convert AnimateDiff nodes', onclick: answer(onDecline) }),
+            element('button', { text: 'Not now', title: LATER, onclick: answer(onDecline) }),
             element('button', { text: 'Convert', className: 'flipbook-first', onclick: answer(onAccept) }),
         ),
     )
