@@ -67,13 +67,12 @@ async function convertGraph() {
     answered.add(graph.id)
     try {
         const { graph: converted, report, text } = await post('convert', graph.serialize())
-        if (!report.items.length) {
-            showReport(NAME, 'Nothing to convert: this graph holds no nodes of another AnimateDiff pack.')
-            return
+        if (!report.count) {
+            const sentence = 'Nothing to convert: this graph holds no nodes of another AnimateDiff pack.'
+            return showReport(NAME, sentence, report, text)
         }
         if (activeWorkflow() !== workflow) {
-            showReport(NAME, 'Another graph was opened in the meantime, so nothing was changed. Convert the first one again.')
-            return
+            return showReport(NAME, 'Another graph was opened in the meantime, so nothing was changed.')
         }
         await replaceGraph(workflow, converted)
         const sentence = `Nodes of other packs that were converted: ${report.count}. Ctrl-Z brings them back.`

@@ -40,7 +40,5 @@ def old_graph(graph_id: str = "11111111-2222-4333-8444-555555555555") -> dict:
     node[7]["type"] = "ADE_EmptyLatentImageLarge"
     for one in graph["nodes"]:
         one["properties"] = {"Node name for S&R": one["type"]}
-    graph["links"] = [
-        [4, 5, 0, 6, 1, "CONTEXT_OPTIONS"] if link[0] == 4 else link for link in graph["links"]
-    ]
+    graph["links"] = [[4, 5, 0, 6, 1, "CONTEXT_OPTIONS"] if link[0] == 4 else link for link in graph["links"]]
     return graph
