@@ -22,15 +22,22 @@ class Reach:
     """Every node on the way, as (id of the level, node)."""
 
 
-def reach(world: World, level: Level, source: Source) -> Reach:
-    """Follow a MODEL through all that patches it or hands it on."""
-    plain = _walk(world, level, source, through_patches=False)
-    full = _walk(world, level, source, through_patches=True)
+def reach(world: World, level: Level, source: Source, wall: tuple[Level, str] | None = None) -> Reach:
+    """Follow a MODEL through all that patches it or hands it on, but not through ``wall``."""
+    plain = _walk(world, level, source, wall, through_patches=False)
+    full = _walk(world, level, source, wall, through_patches=True)
     full.patched = [one for one in full.samplers if one not in plain.samplers]
     return full
 
 
-def _walk(world: World, level: Level, source: Source, *, through_patches: bool) -> Reach:
+def _walk(
+    world: World,
+    level: Level,
+    source: Source,
+    wall: tuple[Level, str] | None,
+    *,
+    through_patches: bool,
+) -> Reach:
     found = Reach()
     todo, seen = [(level, source)], set()
     while todo:
@@ -40,6 +47,8 @@ def _walk(world: World, level: Level, source: Source, *, through_patches: bool) 
         seen.add((id(level), source))
         for near, node, place in [*world.fed(level, source), *_everywhere(world, level, source)]:
             if near.is_prompt and near.input_name(node, place).lower() not in MODEL_INPUTS:
+                continue
+            if wall is not None and near is wall[0] and node == wall[1]:
                 continue
             found.nodes.add((id(near), node))
             kind = near.type(node)
@@ -90,3 +99,16 @@ def _everywhere(world: World, level: Level, source: Source) -> list[tuple[Level,
         for place, (_, linked) in enumerate(level.inputs(node))
         if linked is None and level.input_kind(node, place) == "MODEL" and node != source[0]
     ]
+
+
+def upstream(world: World, level: Level, node: str) -> list[tuple[Level, str]]:
+    """The nodes that a MODEL comes through on its way to a node, the nearest first."""
+    passed: list[tuple[Level, str]] = []
+    source = world.source(level, node, "model", kind="MODEL")
+    while (found := world.origin(level, source)) is not None:
+        level, (other, _) = found
+        if (level, other) in passed:
+            break
+        passed.append((level, other))
+        source = level.source(other, *MODEL_INPUTS)
+    return passed
