@@ -14,15 +14,17 @@ from pathlib import Path
 
 import folder_paths
 import pytest
-from animatediff_flipbook.demo.base_directory import prepare_base
+import torch
+from animatediff_flipbook.demo.base_directory import link_file, prepare_base
 from animatediff_flipbook.demo.renders import changed
-from animatediff_flipbook.demo.server import ComfyServer, History
+from animatediff_flipbook.demo.server import ComfyServer
 from animatediff_flipbook.graphs.convert import convert, foreign_types
 from animatediff_flipbook.nodes.paths import register_folders
-from animatediff_flipbook.tests import test_workflows
+from animatediff_flipbook.tests.browser.frontend import Frontend, browser_path
 from animatediff_flipbook.tests.test_workflows import PAGE_ONLY, ROOT, SMALL, write_models
+from comfy.utils import load_torch_file
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 GRAPHS = Path(os.environ.get("FLIPBOOK_GRAPHS") or ROOT.parent / "shared" / "graphs")
 FILES = sorted(GRAPHS.glob("*.json"))
@@ -42,7 +44,8 @@ class Anything(str):
         return False
 
 def stub(inputs, outputs):
-    outputs = [Anything(kind) if kind == "*" else kind for kind in outputs]
+    free = lambda kind: Anything(kind) if kind == "*" else kind
+    inputs, outputs = {name: free(kind) for name, kind in inputs.items()}, [free(kind) for kind in outputs]
     def passed(self, **values):
         of_type = {kind: values[name] for name, kind in inputs.items() if name in values}
         return tuple(of_type.get(kind) for kind in outputs)
@@ -65,8 +68,8 @@ NODE_CLASS_MAPPINGS = {
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not FILES, reason="FLIPBOOK_GRAPHS names no folder of published graphs"),
+    pytest.mark.skipif(browser_path() is None, reason="no Chromium or Chrome on this machine"),
 ]
-page = test_workflows.page
 each_graph = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
@@ -134,51 +137,50 @@ def server(tmp_path_factory, graphs):
 def write_files(base: Path, folder: Path, names: set[str]) -> None:
     """Tiny models under every name of a graph, in every folder where a node could look for it."""
     models = write_models(folder)
-    (checkpoint,), (_, module), (motion_lora,), (lora,) = models.values()
-    vae = folder / "vae.safetensors"
+    weights = {place: load_torch_file(str(files[-1])) for place, files in models.items()}
     prefix = "first_stage_model."
-    weights = load_file(checkpoint)
-    save_file({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}, vae)
-    source = {"checkpoints": checkpoint, "vae": vae, "loras": lora}
-    source |= {"animatediff_models": module, "animatediff_motion_lora": motion_lora}
+    parts = weights["checkpoints"].items()
+    weights["vae"] = {k.removeprefix(prefix): value for k, value in parts if k.startswith(prefix)}
     for name in sorted(names):
         if re.fullmatch(MODELS, name):
             for place in FOLDERS:
-                file = base / "models" / place / name
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.symlink_to(source[place]) if place in source else file.touch()
+                source = folder / f"{place}{Path(name).suffix}"
+                if not source.exists():
+                    save = save_file if source.suffix == ".safetensors" else torch.save
+                    save(weights.get(place, {}), source)
+                link_file(source, base / "models" / place / name)
         elif re.fullmatch(PICTURES, name):
             Image.new("RGB", (64, 64)).save(base / "input" / Path(name).name)
 
 
-def prompt_of(graph: dict, page) -> dict:
-    """A graph as the server takes it: as it is, or as the page exports it."""
-    if not is_workflow(graph):
-        return graph
-    page.open(graph)
-    assert page.missing_nodes() == []
-    assert page.errors == []
-    page.close_dialogs()
-    return page.api_form()
+@pytest.fixture(scope="module")
+def prompts(server, graphs) -> dict[str, dict]:
+    """The graphs as the server takes them: as they are, or as the page exports them."""
+    found = {name: graph for name, graph in graphs.items() if not is_workflow(graph)}
+    # The page goes before the server's turn comes, because Playwright keeps an event loop of its own running.
+    with Frontend(server.url) as page:
+        for name in graphs.keys() - found.keys():
+            page.open(graphs[name])
+            assert page.missing_nodes() == [] and page.errors == [], name
+            page.close_dialogs()
+            found[name] = page.api_form()
+    return found
 
 
 @each_graph
-def test_the_server_takes_it(server, page, graphs, path):
-    prompt = prompt_of(graphs[path.stem], page)
-    answer = server.post("/prompt", {"prompt": prompt})
+def test_the_server_takes_it(server, prompts, path):
+    answer = server.post("/prompt", {"prompt": prompts[path.stem]})
     assert answer["node_errors"] == {}
     server.post("/queue", {"clear": True})
     server.interrupt()
 
 
 @pytest.mark.parametrize("name", sorted(RENDERED))
-def test_it_renders(server, page, graphs, name):
-    if name not in graphs:
-        pytest.skip("not among the graphs here")
-    prompt = prompt_of(graphs[name], page)
-    kinds = {node["class_type"] for node in prompt.values()}
-    prompt = changed(prompt, {key: value for key, value in SMALL.items() if key.split(".")[0] in kinds})
-    history: History = server.run(prompt)
+def test_it_renders(server, prompts, name):
+    kinds = {node["class_type"] for node in prompts[name].values()}
+    small = {key: value for key, value in SMALL.items() if key.split(".")[0] in kinds}
+    prompt = changed(prompts[name], small)
+    history = server.run(prompt)
     assert history.status == "success"
     wanted = {key for key, node in prompt.items() if node["class_type"] in ("KSampler", "VAEDecode")}
     assert wanted and wanted <= set(history.executed())
