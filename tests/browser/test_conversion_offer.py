@@ -173,11 +173,13 @@ def test_nodes_in_a_subgraph_are_seen(page):
     graph = fresh(json.loads(WORKFLOW.read_text(encoding="utf-8")))
     inner = {"id": 1, "type": "ADE_EmptyLatentImageLarge", "pos": [0, 0], "size": [200, 100], "flags": {}}
     inner |= {"order": 0, "mode": 0, "inputs": [], "outputs": [], "widgets_values": [64, 64, 16]}
-    edge = {"bounding": [0, 0, 100, 60]}
+    edge, inside = {"bounding": [0, 0, 100, 60]}, str(uuid.uuid4())
+    outer = {"id": 99, "type": inside, "pos": [0, 900], "size": [200, 60], "flags": {}, "order": 0}
+    graph["nodes"].append({**outer, "mode": 0, "inputs": [], "outputs": [], "properties": {}})
     graph["definitions"] = {
         "subgraphs": [
             {
-                "id": str(uuid.uuid4()),
+                "id": inside,
                 "version": 1,
                 "name": "Latent",
                 "revision": 0,
