@@ -137,12 +137,14 @@ def latents(prompt: dict, given: dict[str, tuple]) -> torch.Tensor:
     def result(key: str) -> tuple:
         if key not in results:
             kind, inputs = classes[prompt[key]["class_type"]], prompt[key]["inputs"]
-            values = {k: result(v[0])[v[1]] if isinstance(v, list) else v for k, v in inputs.items()}
-            results[key] = (
-                tuple(kind.execute(**values).args)
-                if hasattr(kind, "GET_SCHEMA")
-                else getattr(kind(), kind.FUNCTION)(**values)
-            )
+            known = {name for group in kind.INPUT_TYPES().values() for name in group}
+            values = {
+                k: result(v[0])[v[1]] if isinstance(v, list) else v for k, v in inputs.items() if k in known
+            }
+            if hasattr(kind, "GET_SCHEMA"):
+                results[key] = tuple(kind.execute(**values).args)
+            else:
+                results[key] = getattr(kind(), kind.FUNCTION)(**values)
         return results[key]
 
     source, place = prompt["7"]["inputs"]["samples"]
