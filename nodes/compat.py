@@ -45,6 +45,20 @@ def causal_frame_is_added(transformer_options: dict) -> bool:
     return anchor is not None and anchor >= 0
 
 
+def frames_of_window(transformer_options: dict) -> list[int] | None:
+    """Frames of the clip that the context window of a call holds, in its order; None without a window."""
+    window = transformer_options.get("context_window")
+    if window is None:
+        return None
+    anchor = [window.causal_anchor_index] if causal_frame_is_added(transformer_options) else []
+    return [*anchor, *window.index_list]
+
+
+def compute_dtype(base: Any) -> torch.dtype:
+    """The type in which a model's UNet computes, whatever type its weights have."""
+    return getattr(base, "manual_cast_dtype", None) or base.get_dtype()
+
+
 LATENT_RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 """What newer empty latents say of themselves, until a sampler has filled them."""
 

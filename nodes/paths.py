@@ -10,6 +10,7 @@ import folder_paths
 MOTION_MODULES = "animatediff_models"
 MOTION_LORAS = "animatediff_motion_lora"
 LORAS = "loras"
+CONTROLNETS = "controlnet"
 EXTENSIONS = {".safetensors", ".ckpt", ".pth", ".pt"}
 
 

@@ -10,11 +10,18 @@ from comfy_api.latest import io
 
 from ..motion_core.files.lora import LoraFile
 from ..motion_core.module.config import MotionModuleConfig
+from ..motion_core.module.values import Value
 
 CATEGORY = "AnimateDiff"
 """Of all our nodes in the menu."""
 MotionModule = io.Custom("MOTION_MODULE")
 MotionLora = io.Custom("MOTION_LORA")
+MotionValue = io.Custom("MOTION_VALUE")
+"""A number, or a tensor of a number per frame or of masks (:mod:`motion_core.module.values`)."""
+MotionSettings = io.Custom("MOTION_SETTINGS")
+MotionKeyframes = io.Custom("MOTION_KEYFRAMES")
+Floats = io.Custom("FLOATS")
+"""A list of numbers, as other packs hand it over."""
 
 
 @dataclass(frozen=True)
@@ -38,4 +45,4 @@ class ChosenLora:
     """A MotionLoRA with its strength; a MOTION_LORA is a tuple of them, in the order of loading."""
 
     lora: LoraFile
-    strength: float
+    strength: Value

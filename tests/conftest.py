@@ -67,7 +67,7 @@ class ModelFolders:
         from animatediff_flipbook.nodes.paths import EXTENSIONS
 
         self.base = base
-        for name in ("animatediff_models", "animatediff_motion_lora", "loras"):
+        for name in ("animatediff_models", "animatediff_motion_lora", "loras", "controlnet"):
             (base / name).mkdir(parents=True)
             places = ([str(base / name)], set(EXTENSIONS))
             monkeypatch.setitem(folder_paths.folder_names_and_paths, name, places)

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -134,3 +135,21 @@ def test_motion_core_imports_without_comfyui(tmp_path):
     code = "import importlib\n" + "\n".join(f"importlib.import_module('pack.{name}')" for name in names)
     tops = {m.split(".")[0] for m in in_a_clean_process(code, tmp_path)}
     assert not tops & {"comfy", "peft", "accelerate", "diffusers", "transformers"}
+
+
+def test_published_archive_holds_the_pack_and_nothing_beside():
+    """`comfy node publish` packs what git tracks, less what .comfyignore names."""
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("needs git and a checkout")
+
+    def listed(*arguments):
+        return set(subprocess.check_output([git, "ls-files", *arguments], cwd=ROOT, text=True).splitlines())
+
+    kept = listed("--cached") - listed("--cached", "--ignored", "--exclude-from=.comfyignore")
+    rooms = {name.split("/")[0] for name in kept if "/" in name}
+    assert rooms >= {"motion_core", "nodes", "training", "web", "workflows", "docs"}
+    assert not rooms & {"tests", "demo", ".ci"}
+    assert {"__init__.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE"} <= kept
+    assert not [name for name in kept if name.endswith((".safetensors", ".ckpt", ".pth"))]
+    assert sum((ROOT / name).stat().st_size for name in kept) < 8 * 2**20

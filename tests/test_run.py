@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from animatediff_flipbook.demo import base_directory
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,6 +29,7 @@ def run(tmp_path, monkeypatch):
     home = tmp_path / "my clone"
     monkeypatch.setattr(module, "STATE", home / ".flipbook")
     monkeypatch.setattr(module, "VENV", home / ".venv")
+    monkeypatch.setattr(module, "LOCKS", home / "locks")
     for folder in (module.STATE / "logs", module.VENV):
         folder.mkdir(parents=True)
     for name in ("COMFYUI_PATH", "FLIPBOOK_TORCH", "FLIPBOOK_TORCH_INDEX"):
@@ -566,3 +569,114 @@ def test_the_whole_suite_runs_in_several_processes(run, monkeypatch, chosen, sev
     assert ("-n" in command) is several
     assert not several or command[command.index("--maxprocesses") + 1] == "4"
     assert command[len(command) - len(chosen) :] == chosen
+
+
+# --- hashes ---
+
+
+@pytest.fixture
+def locked(run, environment, tmp_path):
+    """The environment again, with a lock for what ComfyUI requires."""
+    run.LOCKS.mkdir()
+    wanted = run.fingerprint(run.comfyui_requirements(tmp_path / "c"))
+    (run.LOCKS / "comfyui.txt").write_text(f"# Made for {wanted}\naiohttp==3.11.8 --hash=sha256:00\n")
+    (run.LOCKS / "torch.txt").write_text("# Made for other requirements\n")
+
+    def made(**options):
+        return run.Environment(tmp_path / "c", run.torch_choice(None, None), extras=False, **options)
+
+    return made
+
+
+def test_only_a_lock_that_was_made_for_the_requirements_is_used(run, locked):
+    assert locked().locks == {"comfyui": run.LOCKS / "comfyui.txt", "torch": None}
+    assert locked(hashes=False).locks == {}
+    assert locked(layered=True).locks["comfyui"], "another ComfyUI that wants the same"
+
+
+def test_a_new_lock_is_a_reason_to_install_again(run, locked):
+    before = locked().steps["comfyui"][2]
+    with open(run.LOCKS / "comfyui.txt", "a") as lock:
+        lock.write("attrs==1 --hash=sha256:00\n")
+    assert locked().steps["comfyui"][2] != before != locked(hashes=False).steps["comfyui"][2]
+
+
+def pip_that_says(run, monkeypatch, words):
+    """pip that fails with these words where it is to check hashes, and works else; returns its commands."""
+    commands = []
+
+    def logged(command, log):
+        commands.append(command[command.index("install") + 1 :])
+        if "--require-hashes" in command:
+            log.write_text(words)
+            raise subprocess.CalledProcessError(1, command)
+
+    monkeypatch.setattr(run, "run_logged", logged)
+    return commands
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["ERROR: No matching distribution found for aiohttp==3.11.8", "error: subprocess-exited-with-error"],
+)
+def test_without_hashes_where_a_lock_has_nothing_for_this_system_and_it_says_so(
+    run, monkeypatch, capsys, words
+):
+    commands = pip_that_says(run, monkeypatch, words)
+    run.pip_by_lock("comfyui", Path("comfyui.txt"), "install", "aiohttp", folder=run.VENV)
+    assert commands == [["--no-deps", "--require-hashes", "-r", "comfyui.txt"], ["aiohttp"]]
+    assert "installing without hashes" in capsys.readouterr().err
+
+
+def test_another_file_than_the_lock_s_is_not_installed(run, monkeypatch):
+    words = "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE."
+    commands = pip_that_says(run, monkeypatch, words)
+    with pytest.raises(run.Stop, match="not the one that it should be"):
+        run.pip_by_lock("comfyui", Path("comfyui.txt"), "install", "aiohttp", folder=run.VENV)
+    assert len(commands) == 1
+
+
+def locked_versions(name):
+    """``package -> version`` of a committed lock for this Python and system, each with hashes."""
+    found = {}
+    text = (ROOT / "locks" / f"{name}.txt").read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in text.splitlines()[1:]:
+        requirement, *hashes = line.split("--hash=sha256:")
+        requirement = Requirement(requirement.strip())
+        assert hashes, requirement
+        if requirement.marker is None or requirement.marker.evaluate():
+            (pin,) = requirement.specifier
+            assert pin.operator == "=="
+            found[canonicalize_name(requirement.name)] = pin.version
+    return found
+
+
+@pytest.mark.parametrize("name", ["torch", "comfyui", "extras"])
+def test_committed_locks_are_for_what_is_required_today(name):
+    """Else: python locks/make.py."""
+    spec = importlib.util.spec_from_file_location("flipbook_run", ROOT / "run.py")
+    run = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(run)
+    if name == "comfyui" and not run.pinned_comfyui().is_dir():
+        pytest.skip("the suite runs on another ComfyUI, and the pinned one is not here")
+    wanted = {
+        "torch": lambda: list(run.TORCH),
+        "comfyui": lambda: run.comfyui_requirements(run.pinned_comfyui()),
+        "extras": lambda: run.extra_requirements((ROOT / "pyproject.toml").read_text(encoding="utf-8")),
+    }[name]()
+    assert run.lock_for(name, wanted), "run locks/make.py"
+    versions = locked_versions(name)
+    for line in wanted:
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate():
+            version = versions[canonicalize_name(requirement.name)]
+            assert requirement.specifier.contains(version, prereleases=True), line
+
+
+def test_locks_agree():
+    torch, comfyui, extras = (locked_versions(name) for name in ("torch", "comfyui", "extras"))
+    for one, other in ((torch, comfyui), (torch, extras), (comfyui, extras)):
+        assert {name: one[name] for name in one.keys() & other.keys()} == {
+            name: other[name] for name in one.keys() & other.keys()
+        }
+    assert "torch" not in comfyui.keys() | extras.keys()

@@ -6,6 +6,7 @@ skipped without.
 """
 
 import json
+import os
 import re
 import time
 import uuid
@@ -35,6 +36,10 @@ SMALL = {
     "FlipbookContextSampler.steps": 2,
     "FlipbookFreeInitSampler.steps": 2,
 }
+FILE_WIDGETS = (
+    *("ckpt_name", "lora_name", "motion_module", "motion_lora", "domain_adapter"),
+    "sparse_control",
+)
 FILE_NAMES = r"[^/\\:]+\.(safetensors|ckpt)"
 
 each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -70,6 +75,20 @@ def test_ids_differ():
 
 
 @each_workflow
+def test_opens_with_its_note_in_view_and_readable(path):
+    """Without this the page moves the view by itself; early Nodes 2.0 measure while it moves, and pull the
+    nodes apart."""
+    workflow = read(path)
+    view = workflow["extra"]["ds"]
+    (note, *_) = [node for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
+    left, top = [(at + move) * view["scale"] for at, move in zip(note["pos"], view["offset"], strict=True)]
+    width, height = [size * view["scale"] for size in note["size"]]
+    assert left >= 70 and top >= 100, "below the page's own bars"
+    assert left + width <= 1366 and top + height <= 768, "in a small window"
+    assert view["scale"] >= 0.58, "the canvas draws smaller texts as bars"
+
+
+@each_workflow
 def test_links_and_sockets_agree(path):
     workflow = read(path)
     nodes = {node["id"]: node for node in workflow["nodes"]}
@@ -101,7 +120,7 @@ def test_names_of_files_are_plain(path):
         pytest.fail(f"{path.name} holds the path {found}")
     for node in read(API_FORMS / path.name).values():
         for name, value in node["inputs"].items():
-            if name in ("ckpt_name", "motion_module", "motion_lora", "domain_adapter", "lora_name"):
+            if name in FILE_WIDGETS:
                 assert isinstance(value, list) or re.fullmatch(FILE_NAMES, value), f"{name}: {value}"
 
 
@@ -125,6 +144,8 @@ def test_loaders_tell_the_page_where_their_files_are_from(path):
         "FlipbookLoadMotionModule": "animatediff_models",
         "FlipbookLoadMotionLora": "animatediff_motion_lora",
         "FlipbookApplyDomainAdapter": "loras",
+        "LoraLoaderModelOnly": "loras",
+        "FlipbookLoadSparseControl": "controlnet",
     }
     loaders = [node for node in workflow["nodes"] if node["type"] in folders]
     assert loaders
@@ -178,6 +199,8 @@ def write_models(folder: Path) -> dict[str, list[Path]]:
     from animatediff_flipbook.motion_core.module.config import MotionModuleConfig
     from animatediff_flipbook.motion_core.module.model import MotionModel
     from animatediff_flipbook.motion_core.module.unet import unet_slots
+    from animatediff_flipbook.tests.support_sparse import write_encoder
+    from safetensors.torch import save_file
 
     torch.manual_seed(0)
     networks = build.build_networks()
@@ -185,7 +208,12 @@ def write_models(folder: Path) -> dict[str, list[Path]]:
     build.write_checkpoint(checkpoint, networks)
 
     modules = []
-    for name, generation in (("v3_sd15_mm.ckpt", "v3"), ("mm_sd_v15_v2.ckpt", "v2")):
+    for name, generation in (
+        ("v3_sd15_mm.ckpt", "v3"),
+        ("AnimateLCM_sd15_t2v.ckpt", "animatelcm"),
+        ("animatediff_lightning_4step_comfyui.safetensors", "v2"),
+        ("mm_sd_v15_v2.ckpt", "v2"),
+    ):
         motion = MotionModel(
             MotionModuleConfig.for_unet(networks.unet, generation), operations=comfy.ops.manual_cast
         )
@@ -206,11 +234,18 @@ def write_models(folder: Path) -> dict[str, list[Path]]:
         adapter,
         {f"{p.attention}.transformer_blocks.0.attn1.to_q": factors(p.channels) for p in places},
     )
+    lcm_lora = folder / "AnimateLCM_sd15_t2v_lora.safetensors"
+    attention = "lora_unet_" + places[0].attention.replace(".", "_")
+    down, up = factors(places[0].channels)
+    key = f"{attention}_transformer_blocks_0_attn1_to_q"
+    save_file({f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}, lcm_lora)
+    encoder = write_encoder(folder / "v3_sd15_sparsectrl_rgb.ckpt", networks.unet, "rgb")
     return {
         "checkpoints": [checkpoint],
+        "controlnet": [encoder],
         "animatediff_models": modules,
         "animatediff_motion_lora": [motion_lora],
-        "loras": [adapter],
+        "loras": [adapter, lcm_lora],
     }
 
 
@@ -327,6 +362,20 @@ def test_page_opens_it_and_exports_the_committed_api_form(page, path):
     )
 
 
+def inside_groups(workflow: dict) -> set[tuple[int, int]]:
+    """Ids of every group and node that lies inside it."""
+    inside = set()
+    for group in workflow["groups"]:
+        left, top, width, height = group["bounding"]
+        inside |= {
+            (group["id"], node["id"])
+            for node in workflow["nodes"]
+            if left <= node["pos"][0] <= left + width - node["size"][0]
+            and top <= node["pos"][1] <= top + height - node["size"][1]
+        }
+    return inside
+
+
 def test_page_draws_them_as_elements_too(page):
     """The other node renderer, where the page has one: all nodes are there, and nothing is complained of."""
     page.draw_nodes_as_elements(True)
@@ -335,9 +384,11 @@ def test_page_draws_them_as_elements_too(page):
             workflow = read(path)
             page.open(workflow)
             assert page.missing_nodes() == [] and page.alerts() == [] and page.errors == [], path.stem
-            if not page.drawn_nodes():
+            drawn = page.drawn_nodes()
+            if not drawn:
                 pytest.skip("this page draws nodes on a canvas only")
-            assert page.drawn_nodes() >= {node["id"] for node in workflow["nodes"]}, path.stem
+            assert drawn >= {node["id"] for node in workflow["nodes"]}, path.stem
+            assert inside_groups(page.ui_form()) == inside_groups(workflow)
             assert untitled(page.api_form()) == untitled(read(API_FORMS / path.name))
     finally:
         page.draw_nodes_as_elements(False)
@@ -356,27 +407,133 @@ def test_page_tells_of_missing_nodes_and_models(page):
     page.close_dialogs()
 
 
-def test_page_runs_text_to_animation_and_shows_what_was_chosen(page, server):
-    """Queued from the page as a user does; the nodes then say which module and noise schedule are at work."""
+def test_page_tells_of_red_nodes(page):
     workflow = read(ROOT / "workflows" / "text-to-animation.json")
     page.open(workflow)
+    assert page.faults() == []
+    page.set_widget("CheckpointLoaderSimple", "ckpt_name", "gone.safetensors")
+    page.queue()
+    page.page.wait_for_timeout(500)
+    assert any("gone.safetensors" in fault for fault in page.faults())
+    page.close_dialogs()
+
+
+def run_small(page, server, workflow: dict, sizes: dict[str, int]) -> dict:
+    """Queue what is open, made small, from the page as a user does; returns what /history has of it."""
     kinds = {node["type"] for node in workflow["nodes"]}
-    for key, value in SMALL.items():
+    for key, value in sizes.items():
         if key.split(".")[0] in kinds:
             page.set_widget(*key.split("."), value)
-    # What auto would choose; but a value that no test has used, so that nothing comes from the cache.
-    page.set_widget("FlipbookLoadMotionModule", "groupnorm", "per_frame")
     before = set(server.get("/history"))
     page.queue()
     end = time.monotonic() + 120
     while not (new := {k: v for k, v in server.get("/history").items() if k not in before}):
         assert time.monotonic() < end, server.log_tail()
+        assert page.faults() == []
         page.page.wait_for_timeout(200)
     (run,) = new.values()
     assert run["status"]["status_str"] == "success"
-    (saved,) = [image for output in run["outputs"].values() for image in output["images"]]
-    assert frames_of(server.base_directory / "output" / saved["subfolder"] / saved["filename"]) == 16
+    return run
+
+
+def frames_saved(server, run: dict) -> list[int]:
+    images = [image for output in run["outputs"].values() for image in output.get("images", ())]
+    saved = [image for image in images if image["type"] == "output"]  # others are previews
+    return [frames_of(server.base_directory / "output" / one["subfolder"] / one["filename"]) for one in saved]
+
+
+def test_page_runs_text_to_animation_and_shows_what_was_chosen(page, server):
+    """The nodes say which module and noise schedule are at work."""
+    workflow = read(ROOT / "workflows" / "text-to-animation.json")
+    page.open(workflow)
+    # What auto would choose; but a value that no test has used, so that nothing comes from the cache.
+    page.set_widget("FlipbookLoadMotionModule", "groupnorm", "per_frame")
+    run = run_small(page, server, workflow, SMALL)
+    assert frames_saved(server, run) == [16]
     shown = page.node_texts("FlipbookApplyMotionModule")
     assert "sqrt_linear" in shown["FlipbookApplyMotionModule"]
     assert "AnimateDiff v3" in shown["FlipbookLoadMotionModule"]
     assert page.alerts() == [] and page.errors == []
+
+
+@pytest.fixture(scope="module", params=["canvas", "elements"])
+def renderer(request, page):
+    """The page with each of its two ways to draw nodes."""
+    page.draw_nodes_as_elements(request.param == "elements")
+    yield request.param
+    page.draw_nodes_as_elements(False)
+
+
+def overlapping(boxes: dict[int, tuple[float, float, float, float]]) -> list[tuple[int, int]]:
+    """Pairs of nodes of which one lies on the other."""
+    return [
+        (one, other)
+        for one, (left, top, width, height) in boxes.items()
+        for other, (left2, top2, width2, height2) in boxes.items()
+        if one < other
+        and left < left2 + width2 - 2
+        and left2 < left + width - 2
+        and top < top2 + height2 - 2
+        and top2 < top + height - 2
+    ]
+
+
+@pytest.mark.slow
+@each_workflow
+def test_page_runs_every_workflow(page, server, renderer, path):
+    """In both renderers: no node is red, the run ends, its pictures are shown, nothing is complained of.
+
+        FLIPBOOK_SCREENSHOTS=FOLDER python run.py test -m slow tests/test_workflows.py [--comfyui DIR]
+
+    also keeps a picture of each graph after its run; three minutes.
+    """
+    workflow = read(path)
+    page.open(workflow)
+    assert page.missing_nodes() == [] and page.faults() == []
+    # Steps that no other test has used: nothing comes from the cache.
+    steps = 1 if renderer == "canvas" else 3
+    sizes = {key: steps if key.endswith("steps") else value for key, value in SMALL.items()}
+    run = run_small(page, server, workflow, sizes)
+    (frames,) = frames_saved(server, run)
+    (batch,) = {
+        n["inputs"]["batch_size"] for n in read(API_FORMS / path.name).values() if "batch_size" in n["inputs"]
+    }
+    assert frames == batch
+    shown = {int(node) for node, output in run["outputs"].items() if output.get("images")}
+    page.page.wait_for_timeout(500)
+    assert page.nodes_that_show_pictures() >= shown
+    assert page.faults() == [] and page.alerts() == [] and page.errors == []
+    assert overlapping(page.boxes()) == [], "with what the run has written on the nodes"
+    if folder := os.environ.get("FLIPBOOK_SCREENSHOTS"):
+        page.screenshot(Path(folder) / f"{path.stem}-{renderer}.png")
+
+
+@pytest.fixture
+def without_models(server):
+    """The server while no model file is there."""
+    away = server.base_directory / "away"
+    away.mkdir()
+    moved = {}
+    for file in (server.base_directory / "models").glob("*/*.*"):
+        moved[file] = away / file.name
+        file.rename(moved[file])
+    yield
+    for file, place in moved.items():
+        place.rename(file)
+    away.rmdir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["domain-adapter", "motion-lora"])  # between them every loader there is
+def test_page_says_where_to_get_missing_models(page, without_models, name):
+    workflow = read(ROOT / "workflows" / f"{name}.json")
+    wanted = {
+        f"{model['directory']}/{model['name']}": model["url"]
+        for node in workflow["nodes"]
+        for model in node.get("properties", {}).get("models", ())
+    }
+    page.reload()
+    page.open(workflow)
+    found = page.missing_models()
+    assert {key: url.replace("/blob/", "/resolve/") for key, url in found.items()} == wanted
+    page.close_dialogs()

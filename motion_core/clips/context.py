@@ -38,8 +38,6 @@ FUSE_METHODS = (
     "gauss-sigma inverse",
     "random",
 )
-MIN_LENGTH = 2
-"""A window of one frame has no motion: a motion module would only add noise to it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,8 @@ class ContextOptions:
     """How a clip is cut into windows and how the windows are put together again."""
 
     length: int = 16
-    """Frames per window; no more than the motion module's position table holds."""
+    """Frames per window; no more than the motion module's position table holds. 1 is for models without a
+    motion module, frame by frame: in one frame there is no motion."""
     overlap: int = 4
     """Frames that neighbouring windows share; ``0 <= overlap < length``. ``batched`` has no overlap."""
     stride: int = 1
@@ -67,11 +66,8 @@ class ContextOptions:
             )
         if self.fuse not in FUSE_METHODS:
             raise ValueError(f"Unknown fuse method {self.fuse!r}; expected one of {', '.join(FUSE_METHODS)}.")
-        if self.length < MIN_LENGTH:
-            raise ValueError(
-                f"Context length must be at least {MIN_LENGTH} frames, got {self.length}: "
-                "a motion module sees no motion in one frame."
-            )
+        if self.length < 1:
+            raise ValueError(f"Context length must be at least 1 frame, got {self.length}.")
         if not 0 <= self.overlap < self.length:
             raise ValueError(
                 f"Context overlap must be at least 0 and smaller than the context length ({self.length}), "
@@ -107,14 +103,14 @@ class ContextWindow:
 def needs_windows(options: ContextOptions, num_frames: int) -> bool:
     """Whether a clip must be cut up: it is longer than a window, or it is meant to close into a loop."""
     looped = options.schedule == "looped_uniform" and options.closed_loop
-    return num_frames > options.length or (looped and num_frames >= MIN_LENGTH)
+    return num_frames > options.length or (looped and num_frames > 1)
 
 
 def context_windows(options: ContextOptions, num_frames: int, step: int = 0) -> tuple[ContextWindow, ...]:
     """Cut a clip into windows.
 
     Together they hold every frame; none holds an index outside ``0 .. num_frames - 1`` or one index twice,
-    and, in a clip of at least two frames, none holds a single frame.
+    and, in a clip and windows of at least two frames, none holds a single frame.
 
     Args:
         options: window length, overlap, stride and schedule.
@@ -210,7 +206,7 @@ def _batched(options: ContextOptions, num_frames: int, step: int) -> list[tuple[
         tuple(range(start, min(start + options.length, num_frames)))
         for start in range(0, num_frames, options.length)
     ]
-    if len(chunks[-1]) == 1:
+    if len(chunks[-1]) == 1 < options.length:
         chunks[-1] = (num_frames - 2, num_frames - 1)
     return chunks
 
@@ -254,7 +250,8 @@ def _uniform(options: ContextOptions, num_frames: int, step: int, seam: bool) ->
     halving = ordered_halving(step)
     pad = round(num_frames * halving)
     windows = []
-    for spacing in (1 << level for level in range(min(options.stride, doublings + 1))):
+    spacings = 1 if length == 1 else min(options.stride, doublings + 1)  # one frame lies next to nothing
+    for spacing in (1 << level for level in range(spacings)):
         if (
             length - 1
         ) * spacing >= num_frames:  # it would meet itself: a frame twice, or time run through twice

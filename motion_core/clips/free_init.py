@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 
 FILTERS = ("gaussian", "butterworth", "ideal", "box")
+VARIANTS = ("freeinit", "dinkinit")
+"""How a finished clip is noised again: :func:`diffuse`, :func:`diffuse_dinkinit`."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,20 @@ def diffuse(latents: torch.Tensor, noise: torch.Tensor, sigma: float) -> torch.T
     """
     alpha = 1.0 / (1.0 + sigma**2)
     return alpha**0.5 * latents + (1.0 - alpha) ** 0.5 * noise
+
+
+def diffuse_dinkinit(latents: torch.Tensor, noise: torch.Tensor, sigma: float) -> torch.Tensor:
+    """The variant that AnimateDiff-Evolved calls DinkInit_v1: ``(latents + sigma * noise) / (1 + sigma**2)``.
+
+    Its slow part is far weaker than noise, so that the next clip is calm and flat where FreeInit keeps its
+    contrast.
+
+    Args:
+        latents: clean, ``(F, C, H, W)``, in the scale of the VAE, not of the model.
+        noise: what the run that made them started from.
+        sigma: the model's highest noise level.
+    """
+    return (latents + sigma * noise) / (1.0 + sigma**2)
 
 
 def start_scale(sigma: float, sigma_max: float) -> float:

@@ -15,11 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..clips.context import ContextOptions, context_windows
-from ..clips.context_fuse import fused_weights
+from ..clips.context import ContextOptions
+from ..clips.views import views_of
 from ..module.call import CameraMerge, MotionCall, View
 from ..module.config import ModuleShape
-from ..module.layers import TemporalBlock, frames_of_pixels, pixels_of_frames
+from ..module.layers import (
+    CHUNK_VALUES,
+    MAX_SEQUENCES_TIMES_HEADS,
+    TemporalBlock,
+    frames_of_pixels,
+    pixels_of_frames,
+)
 from ..module.values import Value
 from .image_encoder import FeatureBlock, even_size
 
@@ -56,7 +62,7 @@ class PoseEncoder(nn.Module):
     ) -> None:
         super().__init__()
         factory = {"dtype": dtype, "device": device}
-        self.pe_length = pe_length
+        self.pe_length, self.num_heads = pe_length, num_heads
         self.encoder_conv_in = operations.Conv2d(channels, widths[0], 3, padding=1, **factory)
         self.encoder_down_conv_blocks = nn.ModuleList()
         self.encoder_down_attention_blocks = nn.ModuleList()
@@ -87,22 +93,45 @@ class PoseEncoder(nn.Module):
             for convolution, attention in zip(convolutions, attentions, strict=True):
                 h = convolution(h)
                 size = h.shape[-2:]
-                h = pixels_of_frames(attention(frames_of_pixels(h, frames), call), *size)
+                # Pixels do not know each other: in parts, so that a long clip's need no more memory.
+                parts = frames_of_pixels(h, frames).split(self._sequences(frames, h.shape[1]))
+                h = pixels_of_frames(torch.cat([attention(part, call) for part in parts]), *size)
             features.append(h)
         return features
+
+    def _sequences(self, frames: int, width: int) -> int:
+        """Pixels that one attention works on at a time."""
+        return max(1, min(CHUNK_VALUES // (8 * width * frames), MAX_SEQUENCES_TIMES_HEADS // self.num_heads))
+
+
+class CameraModel(nn.Module):
+    """All of a CameraCtrl file: the encoder, and a layer for each motion module, by the module's name."""
+
+    def __init__(self, encoder: PoseEncoder, layers: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.names = tuple(layers)
+        self.merges = nn.ModuleList(layers.values())
+
+    @property
+    def layers(self) -> dict[str, nn.Module]:
+        """The layer of each motion module."""
+        return dict(zip(self.names, self.merges, strict=True))
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Channels by motion module."""
+        return {name: layer.out_features for name, layer in self.layers.items()}
+
+    def get_dtype(self) -> torch.dtype:
+        """Type of the weights, as ComfyUI asks for it."""
+        return next(self.parameters()).dtype
 
 
 def clip_views(frames: int, length: int) -> tuple[View, ...]:
     """Windows for clips that are longer than the position table, each half covered by the next."""
-    if frames <= length:
-        return ()
     options = ContextOptions(length=length, overlap=length // 2, schedule="standard_static", fuse="pyramid")
-    windows = context_windows(options, frames)
-    weights = fused_weights(windows, options, frames)
-    return tuple(
-        View(window.indices, tuple(weight.flatten().tolist()))
-        for window, weight in zip(windows, weights, strict=True)
-    )
+    return views_of(options, frames)
 
 
 def merge_layers(
@@ -150,12 +179,14 @@ def pose_encoder_for(state: Mapping[str, torch.Tensor], **options: Any) -> PoseE
     except (KeyError, ValueError) as error:
         raise ValueError("The file's pose encoder is incomplete. Download it again.") from error
     length = min((table.shape[-2] for table in tables), default=16)
-    encoder = PoseEncoder(widths, channels, length, blocks, **options)
-    expected = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
+    sizes = (widths, channels, length, blocks)
+    layout = PoseEncoder(*sizes, device="meta").state_dict()
+    expected = {key: tuple(value.shape) for key, value in layout.items()}
     found = {key: tuple(value.shape) for key, value in own.items()}
     if expected != found:
         odd = sorted(set(expected.items()) ^ set(found.items()))[0]
         raise ValueError(f"The file's pose encoder is not laid out as CameraCtrl's: {odd[0]} {odd[1]}.")
+    encoder = PoseEncoder(*sizes, **options)
     encoder.load_state_dict(own)
     return encoder.eval()
 

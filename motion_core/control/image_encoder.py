@@ -8,7 +8,7 @@ level's second motion module, and so goes into its skip as well.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -100,14 +100,24 @@ class ImageEncoder(nn.Module):
         return features
 
 
+def feature_places(modules: Iterable[str]) -> list[str]:
+    """Of a motion model's modules, those in front of which features are added: the last one of every level on
+    the way down (of two, in SD1.5)."""
+    last: dict[int, str] = {}
+    for name in sorted(modules):
+        if match := re.match(r"down_blocks\.(\d+)\.", name):
+            last[int(match[1])] = name
+    return [last[level] for level in sorted(last)]
+
+
 def features_by_module(
-    features: Sequence[torch.Tensor], weights: Sequence[float] | None = None
+    features: Sequence[torch.Tensor], modules: Iterable[str], weights: Sequence[float] | None = None
 ) -> dict[str, torch.Tensor]:
-    """Each level's feature under the motion module in front of which it is added, times its weight."""
+    """Each level's feature, times its weight, under the motion module in front of which it is added."""
     weights = weights or [1.0] * len(features)
     return {
-        f"down_blocks.{level}.motion_modules.1": feature if weight == 1.0 else weight * feature
-        for level, (feature, weight) in enumerate(zip(features, weights, strict=True))
+        name: feature if weight == 1.0 else weight * feature
+        for name, feature, weight in zip(feature_places(modules), features, weights, strict=True)
     }
 
 
@@ -122,12 +132,14 @@ def encoder_for(state: Mapping[str, torch.Tensor], **options: Any) -> ImageEncod
     if "conv_in.weight" not in own or blocks != list(range(len(blocks))) or not blocks or len(blocks) % 2:
         raise ValueError("The file's image encoder is incomplete. Download it again.")
     widths = [own[f"body.{index}.block1.weight"].shape[0] for index in blocks[::2]]
-    encoder = ImageEncoder(widths, own["conv_in.weight"].shape[1], **options)
-    expected = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
+    sizes = (widths, own["conv_in.weight"].shape[1])
+    layout = ImageEncoder(*sizes, device="meta").state_dict()
+    expected = {key: tuple(value.shape) for key, value in layout.items()}
     found = {key: tuple(value.shape) for key, value in own.items()}
     if expected != found:
         odd = sorted(set(expected.items()) ^ set(found.items()))[0]
         raise ValueError(f"The file's image encoder is not laid out as AnimateLCM-I2V's: {odd[0]} {odd[1]}.")
+    encoder = ImageEncoder(*sizes, **options)
     encoder.load_state_dict(own)
     return encoder.eval()
 

@@ -2,19 +2,20 @@
 how near the frame stays to it.
 
 The input of the first convolution is ``latent 4 | value 1 | reference 4``. A convolution is linear, so the
-part of the five added channels is computed by itself and added to what the base's own convolution gives: the
-base keeps its weights, patches and bias.
+part of the five added channels is computed by itself and added behind the base's own convolution: the base
+keeps its layer, weights, patches and bias.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from ..module.injection import LayerOfOneCall, entered
 from ..module.unet import plain
 
 SETTINGS: dict[str, tuple[float, ...]] = {
@@ -39,6 +40,9 @@ LOOP_HALVES: dict[str, tuple[float, ...]] = {
 """First halves of loops of other lengths, which run back the way they came."""
 
 LATENT_CHANNELS = 4
+ADDED_CHANNELS = 5
+FIRST_CONVOLUTION = "0"
+"""Its key in the UNet's first block."""
 
 
 def frame_values(setting: str | Sequence[float], frames: int, reference_frame: int = 0) -> torch.Tensor:
@@ -83,45 +87,82 @@ def input_channels(values: torch.Tensor, reference: torch.Tensor) -> torch.Tenso
     return torch.cat([masks, reference.expand(masks.shape[0], -1, -1, -1)], dim=1)
 
 
-class InputConvolution(nn.Module):
-    """The base's first convolution with what the added channels give."""
+def input_layer(weight: torch.Tensor, *, operations: Any = nn, dtype: torch.dtype | None = None) -> nn.Module:
+    """The part of PIA's first convolution that belongs to the added channels.
 
-    def __init__(self, base: nn.Module, weight: torch.Tensor, channels: torch.Tensor) -> None:
+    Args:
+        weight: of the whole convolution, ``(C0, 9, k, k)``; what it has for
+            the latent is the base's business.
+        operations: where layers come from.
+        dtype: of the weights.
+
+    Raises:
+        ValueError: the convolution has other inputs.
+    """
+    if weight.ndim != 4 or weight.shape[1] != LATENT_CHANNELS + ADDED_CHANNELS or not weight.shape[-1] % 2:
+        raise ValueError(
+            f"PIA's input convolution has the shape {tuple(weight.shape)}, expected (width, 9, 3, 3)."
+        )
+    own = weight[:, LATENT_CHANNELS:].contiguous()
+    size = own.shape[-1]
+    layer = operations.Conv2d(
+        ADDED_CHANNELS, own.shape[0], size, padding=size // 2, bias=False, dtype=dtype, device="meta"
+    )
+    layer.load_state_dict({"weight": own.to(dtype)}, assign=True)
+    return layer.requires_grad_(False).eval()
+
+
+class AddedInput(LayerOfOneCall):
+    """Behind the base's first convolution: adds what the added channels give."""
+
+    def __init__(self, layer: nn.Module, channels: torch.Tensor) -> None:
         super().__init__()
-        object.__setattr__(self, "base", base)  # no child: the base keeps its names
-        self._weight, self._channels = weight, channels
+        object.__setattr__(self, "layer", layer)  # no child: it belongs to the motion model
+        self.channels = channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``x`` (B*F, 4, h, w)."""
-        added = F.conv2d(self._channels.to(x), self._weight.to(x), padding=self._weight.shape[-1] // 2)
-        return self.base(x) + added.repeat(x.shape[0] // added.shape[0], 1, 1, 1)
+        """``x`` (B*F, C0, h, w)."""
+        if self.is_foreign():
+            return x
+        added = self.layer(self.channels.to(x))
+        return (x.unflatten(0, (-1, added.shape[0])) + added).flatten(0, 1)
+
+
+def check_base(unet: nn.Module, layer: nn.Module) -> None:
+    """Refuse a base that PIA's convolution does not fit.
+
+    Raises:
+        ValueError: says what is there and what to load.
+    """
+    there = _first_convolution(unet).weight.shape[:2]
+    if tuple(there) != (layer.out_channels, LATENT_CHANNELS):
+        raise ValueError(
+            f"PIA's input convolution makes {layer.out_channels} channels from latents of {LATENT_CHANNELS}, "
+            f"and this base's {there[0]} from {there[1]}. Load an SD1.5 checkpoint that is not for "
+            "inpainting."
+        )
 
 
 @contextmanager
-def with_reference(unet: nn.Module, weight: torch.Tensor, channels: torch.Tensor) -> Iterator[None]:
+def with_reference(unet: nn.Module, layer: nn.Module, channels: torch.Tensor) -> Iterator[None]:
     """Run a UNet with a reference in its input.
 
     Args:
         unet: ComfyUI's ``UNetModel`` with 4 input channels.
-        weight: of PIA's convolution, ``(C0, 9, 3, 3)``; what it has for the latent is the base's business.
-        channels: from :func:`input_channels`, of the frames of this call.
+        layer: from :func:`input_layer`.
+        channels: from :func:`input_channels`, of the frames of this call (or of all its videos).
 
     Raises:
         ValueError: the convolution is not that of this base.
     """
-    block = plain(plain(unet).input_blocks[0])
-    base = block._modules["0"]
-    expected = (base.weight.shape[0], LATENT_CHANNELS + channels.shape[1])
-    if weight.shape[:2] != expected or base.weight.shape[1] != LATENT_CHANNELS:
-        raise ValueError(
-            f"PIA's input convolution has the shape {tuple(weight.shape)}, and this base's "
-            f"{tuple(base.weight.shape)}. Load an SD1.5 checkpoint that is not for inpainting."
-        )
-    block._modules["0"] = InputConvolution(base, weight[:, LATENT_CHANNELS:], channels)
-    try:
+    check_base(unet, layer)
+    added = AddedInput(layer, channels)
+    with entered(plain(plain(unet).input_blocks[0]), FIRST_CONVOLUTION, added):
         yield
-    finally:
-        block._modules["0"] = base
+
+
+def _first_convolution(unet: nn.Module) -> nn.Module:
+    return plain(plain(unet).input_blocks[0])._modules[FIRST_CONVOLUTION]
 
 
 def _mirrored(values: Sequence[float], frames: int) -> tuple[float, ...]:

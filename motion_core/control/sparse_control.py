@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..files.words import shown
+
 EMBEDDING = "controlnet_cond_embedding."
 SPREADS = ("even", "start", "end", "middle")
 """Where pictures go of which only the number is known: over the whole clip with both its ends, from its
@@ -44,6 +46,11 @@ class SparseLayout:
     def condition_channels(self) -> int:
         """Of a picture, without its mask."""
         return self.embedding[0][0] - 1
+
+    @property
+    def condition_scale(self) -> int:
+        """Height of a condition for one of the latent."""
+        return 1 if self.kind == "rgb" else 2 ** ((len(self.embedding) - 2) // 2)
 
     def unet_config(self) -> dict:
         """Arguments of ComfyUI's ControlNet and UNet of this layout."""
@@ -151,23 +158,77 @@ class ConditionEmbedding(nn.Module):
         return self.conv_out(h)
 
 
-def sparse_condition(images: torch.Tensor, places: Sequence[int], frames: int) -> torch.Tensor:
-    """The condition of a whole clip, ``(F, C + 1, H, W)``: pictures at their places, zeros elsewhere, and a
-    mask.
+def pictures_at(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Pictures at the size of the clip: cut to its shape around their centre, then scaled.
+
+    Args:
+        images: ``(n, C, H, W)``, pixels in 0..1, with one channel, three, or more, of which the first three
+            count.
+
+    Returns:
+        ``(n, 3, height, width)``.
+    """
+    images = (images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)).float()
+    rows, columns = images.shape[-2:]
+    if rows * width > columns * height:
+        kept = max(1, round(columns * height / width))
+        images = images.narrow(-2, (rows - kept) // 2, kept)
+    elif rows * width < columns * height:
+        kept = max(1, round(rows * width / height))
+        images = images.narrow(-1, (columns - kept) // 2, kept)
+    if images.shape[-2:] == (height, width):
+        return images
+    return F.interpolate(images, (height, width), mode="bilinear", antialias=True).clamp_(0.0, 1.0)
+
+
+def normalised_strokes(images: torch.Tensor) -> torch.Tensor:
+    """Scribbles as the encoder was trained on them: each grey, its darkest point 0 and its brightest 1.
+
+    ``images`` (n, 3, H, W) -> the same shape. A picture of one colour becomes black.
+    """
+    grey = images.mean(dim=1, keepdim=True)
+    grey = grey - grey.amin(dim=(2, 3), keepdim=True)
+    brightest = grey.amax(dim=(2, 3), keepdim=True)
+    return (grey / torch.where(brightest > 0, brightest, 1.0)).expand(-1, 3, -1, -1)
+
+
+def sparse_condition(images: torch.Tensor, places: Sequence[int], frames: Sequence[int]) -> torch.Tensor:
+    """The condition of some frames of a clip, ``(F, C + 1, H, W)``: pictures at their places, zeros
+    elsewhere, and a mask.
 
     Args:
         images: ``(n, C, H, W)``, latents in model scale or pixels in 0..1.
-        places: frame of each picture; from :func:`frames_of_pictures`.
-        frames: of the clip.
+        places: frame of the clip for each picture; from :func:`frames_of_pictures`.
+        frames: those wanted, by their number in the clip: all of them, or those of one or several context
+            windows.
     """
     count, channels, height, width = images.shape
     if count != len(places):
         raise ValueError(f"There are {count} pictures for {len(places)} frames.")
-    condition = images.new_zeros(frames, channels + 1, height, width)
-    for picture, place in zip(images, places, strict=True):
-        condition[place, :channels] = picture
-        condition[place, channels] = 1.0
+    picture_at = dict(zip(places, images, strict=True))
+    condition = images.new_zeros(len(frames), channels + 1, height, width)
+    for row, frame in zip(condition, frames, strict=True):
+        if frame in picture_at:
+            row[:channels] = picture_at[frame]
+            row[channels] = 1.0
     return condition
+
+
+def frames_from_text(text: str) -> tuple[int, ...]:
+    """Frames from words such as ``0, 8, -1``.
+
+    Raises:
+        ValueError: nothing is named, or something that is no whole number.
+    """
+    words = text.replace(",", " ").replace(";", " ").split()
+    if not words:
+        raise ValueError(
+            "frames is empty; expected the frame of each picture, such as 0, 8, -1 (-1 is the last frame)."
+        )
+    for word in words:
+        if not re.fullmatch(r"[+-]?[0-9]{1,9}", word):
+            raise ValueError(f"frames holds {shown(word)}; expected whole numbers such as 0, 8, -1.")
+    return tuple(map(int, words))
 
 
 def frames_of_pictures(chosen: str | Sequence[int], pictures: int, frames: int) -> list[int]:
@@ -185,11 +246,20 @@ def frames_of_pictures(chosen: str | Sequence[int], pictures: int, frames: int) 
         if chosen not in SPREADS:
             raise ValueError(f"Unknown spread {chosen!r}; expected one of {', '.join(SPREADS)}.")
         if pictures > frames:
-            raise ValueError(f"There are {pictures} pictures for a clip of {frames} frames.")
+            raise ValueError(
+                f"There are {pictures} pictures for a clip of {frames} frames; expected at most one for each."
+            )
+        if pictures == frames:
+            return list(range(frames))
+        if chosen == "middle" and pictures > 1 and frames - pictures < 3:
+            chosen = "start"  # as Advanced-ControlNet has it: there is no room on both sides
         before = int(chosen in ("end", "middle"))
         after = int(chosen in ("start", "middle"))
-        stops = torch.linspace(0, frames - 1, pictures + before + after, dtype=torch.float64)
-        return [int(stop) for stop in stops[before : before + pictures]]
+        steps = max(1, before + pictures + after - 1)
+        # A product of rounded steps, as numpy's linspace makes it: that decides where graphs made for
+        # Advanced-ControlNet have their pictures.
+        stops = [int(stop * ((frames - 1) / steps)) for stop in range(steps)] + [frames - 1]
+        return stops[before : before + pictures]
     places = []
     for frame in chosen:
         if not -frames <= frame < frames:

@@ -22,8 +22,9 @@ from torch import nn
 from ..module.config import ModuleShape, MotionModuleConfig
 from ..module.layers import sinusoidal_positions
 from ..module.model import MotionModel
+from .control_parts import NOTES, control_keys, parts_of
 from .conventions import configure
-from .layouts import one_copy, read_scales
+from .layouts import MODULE_KEY, one_copy, read_scales
 from .recognise import KINDS, recognise
 from .tensor_file import TensorFile, save_tensors
 from .weights import computable, require_finite, require_floats
@@ -45,6 +46,9 @@ class MotionFile:
     """Module name + path of each attention -> key of its position table, where the file has one."""
     scale_keys: Mapping[str, str]
     """Original-layout name of each weight that a number beside it multiplies -> that number's key."""
+    control_keys: Mapping[str, str]
+    """Name of each weight that steers the modules by a picture -> key in the file
+    (:mod:`~.control_parts`)."""
     notes: tuple[str, ...]
     """What was guessed, ignored or found odd, a sentence each."""
 
@@ -93,17 +97,21 @@ def open_motion_module(
         found, left = read_scales(source, modules[name], left)
         scales |= {f"{name}.temporal_transformer.{rest}": key for rest, key in found.items()}
         unused += [modules[name][rest] for rest in left]
+    start = next(iter(modules[shapes[0][0]].values()))
+    controls = control_keys(source.shapes, start[: MODULE_KEY.search(start).start()])
+    others = [key for key in others if key not in controls.values()]
     if unused:
         notes.append(f"{len(unused)} unknown tensors were ignored, such as {shown(sorted(unused)[0])}.")
     try:
-        config = configure(source, tuple(shapes), bool(positions), others, notes)
+        config = configure(source, tuple(shapes), bool(positions), others, parts_of(controls), notes)
     except ValueError as error:
         raise ValueError(
             f"{source.name} cannot be used: its metadata or sizes are not those of a motion module ({error})"
         ) from error
     if unet_groupnorm is not None:
         config = replace(config, unet_groupnorm=unet_groupnorm)
-    return MotionFile(source, config, keys, positions, scales, tuple(notes))
+    notes += [NOTES[part] for part in parts_of(controls)]
+    return MotionFile(source, config, keys, positions, scales, controls, tuple(notes))
 
 
 def load_motion_module(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
 from ..module.config import GENERATIONS, GROUPNORM_MODES, ModuleShape, MotionModuleConfig, base_of
 from ..schedule.beta_schedules import BetaSchedule
+from .control_parts import IMAGE_ENCODER, PIA_INPUT
 from .recognise import recognise
 from .side_files import finite_number, json_file, whole_number
 from .tensor_file import TensorFile
@@ -23,13 +25,14 @@ def configure(
     shapes: tuple[tuple[str, ModuleShape], ...],
     has_positions: bool,
     others: list[str],
+    parts: list[str],
     notes: list[str],
 ) -> MotionModuleConfig:
     """Conventions: the file's metadata where it has them, else what is known of the release it looks like."""
     metadata = source.metadata
     generation = metadata.get("version", "")
     if generation not in GENERATIONS:
-        generation = _guess_generation(source, shapes, has_positions, others, notes)
+        generation = _guess_generation(source, shapes, has_positions, parts, notes)
     known = GENERATIONS[generation]
     if not has_positions:
         length = whole_number(metadata.get("pe_length", known.pe_length), "pe_length", MAX_PE_LENGTH)
@@ -37,7 +40,7 @@ def configure(
         notes.append(
             f"The file has no position tables; the standard ones for up to {length} frames are used."
         )
-    if others and generation != "pia":
+    if others and generation != "pia" and recognise(source.shapes) != "sparsectrl":
         notes.append(
             f"{len(others)} tensors that belong to no motion module were left out, such as "
             f"{shown(others[0])}."
@@ -65,7 +68,7 @@ def _guess_generation(
     source: TensorFile,
     shapes: tuple[tuple[str, ModuleShape], ...],
     has_positions: bool,
-    others: list[str],
+    parts: list[str],
     notes: list[str],
 ) -> str:
     """The release a file without our metadata looks like."""
@@ -73,12 +76,10 @@ def _guess_generation(
         return "v3"
     if any("temporal_attentions" in key for key in source.shapes):
         return "hotshotxl"
-    if source.shapes.get("conv_in.weight", (0, 0))[1] == 9:
-        notes.append(
-            "This is a PIA model: its motion modules are used, its image input (conv_in) is not, so it "
-            "animates the prompt, not an image."
-        )
+    if PIA_INPUT in parts:
         return "pia"
+    if IMAGE_ENCODER in parts:
+        return "animatelcm_i2v"
     mid_block = any(name.startswith("mid_block.") for name, _ in shapes)
     levels = {name.split(".")[1]: shape.channels for name, shape in shapes if name.startswith("down_blocks.")}
     widths = [levels[level] for level in sorted(levels)]
@@ -103,8 +104,20 @@ def _guess_generation(
         )
         return guess
     if mid_block:
+        _tell_of_lightning(source, notes)
         return "v2"
     return "v1" if min(shape.pe_length for _, shape in shapes) <= 24 else "v3"
+
+
+def _tell_of_lightning(source: TensorFile, notes: list[str]) -> None:
+    """AnimateDiff-Lightning (Lin and Yang 2024) is a distilled v2; its name says to how many steps."""
+    steps = re.search(r"lightning\D*(\d+)\s*-?_?step", source.name, re.IGNORECASE)
+    if steps is None:
+        return
+    notes.append(
+        f"AnimateDiff-Lightning for {shown(steps[1], 4)} steps, by its name: sample in so many steps, with "
+        "euler, the scheduler sgm_uniform or simple, and CFG 1."
+    )
 
 
 def _number(metadata: Mapping[str, str], name: str, default: float) -> float:

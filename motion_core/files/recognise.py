@@ -10,8 +10,10 @@ KINDS = {
     "motion_lora": "a MotionLoRA: use Load MotionLoRA",
     "domain_adapter": "a LoRA of the image model (a domain adapter is one): use Apply Domain Adapter, or "
     "Load LoRA",
-    "sparsectrl": "a SparseCtrl encoder, which is a kind of ControlNet, not a motion module",
-    "cameractrl": "a CameraCtrl pose encoder, which this pack does not apply",
+    "sparsectrl": "a SparseCtrl encoder: use Load SparseCtrl",
+    "cameractrl": "a CameraCtrl model: use Load Camera Control",
+    "fancyvideo": "a FancyVideo model, whose inputs for frame rate and motion this pack does not have. Use a "
+    "PIA or AnimateLCM-I2V module to animate a picture",
     "controlnet": "a ControlNet: use Load ControlNet Model",
     "checkpoint": "a whole checkpoint: use Load Checkpoint",
     "unet": "a UNet without motion modules: use Load Diffusion Model",
@@ -38,7 +40,9 @@ def recognise(keys: Iterable[str]) -> str:
 
     if has(r"controlnet_cond_embedding\.|controlnet_mid_block\."):
         return "sparsectrl" if any(MOTION_MARKS.search(key) for key in keys) else "controlnet"
-    if has(r"qkv_merge"):
+    if has(r"^(unet\.)?(fps_embedding|motion_embedding)\."):
+        return "fancyvideo"
+    if has(r"qkv_merge|^pose_encoder_state_dict\.|^encoder_down_conv_blocks\."):
         return "cameractrl"
     lora = [key for key in keys if LORA_MARKS.search(key)]
     if lora:

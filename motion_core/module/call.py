@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from einops import rearrange
+from torch import nn
 
+from .low_rank import LowRank
 from .values import Value, at_size, is_number, rows_per_video, times
 
 Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
@@ -69,8 +71,11 @@ class MotionCall:
     or one for each."""
     effect: Value = 1.0
     """Blend of a module's input (0) and output (1); may exceed 1."""
-    positions: tuple[int, ...] | None = None
-    """Row of the position table for each frame; by default 0, 1, 2, ..."""
+    positions: tuple[float, ...] | None = None
+    """Row of the position table for each place in a sequence, between two rows where it is no whole number;
+    by default 0, 1, 2, ..."""
+    position_factor: float = 1.0
+    """Factor on the rows of the position table."""
     attention: Attention | None = None
     """The attention to use; by default torch's."""
     blocks: tuple[BlockValues, ...] = ()
@@ -85,6 +90,10 @@ class MotionCall:
     """By module: what its first attention is told of the camera (CameraCtrl)."""
     camera: CameraMerge | None = None
     """Of the module at hand."""
+    loras: Mapping[nn.Module, tuple[LowRank, ...]] = field(default_factory=dict)
+    """By linear layer: MotionLoRAs that are not part of the weights."""
+    lora_strengths: tuple[Value, ...] = ()
+    """Of each MotionLoRA in :attr:`loras`, by its number; a value per frame works on that frame's rows."""
 
     @property
     def is_off(self) -> bool:
@@ -119,13 +128,22 @@ class MotionCall:
             return self.scale[min(attention, len(self.scale) - 1)]
         return self.scale
 
+    def through(self, layer: nn.Module, z: torch.Tensor) -> torch.Tensor:
+        """A linear layer's output for ``z`` (N, F, C), with what MotionLoRAs add to it."""
+        y = layer(z)
+        for one in self.loras.get(layer, ()):
+            y = one.added_to(y, z, self.lora_strengths[one.number])
+        return y
+
     def laid_out(self, x: torch.Tensor) -> MotionCall:
         """This call with everything that differs between frames or places as sequences of pixels are:
-        ``(1 or N, 1, F, 1)`` for scales, ``(1 or N, F, C)`` for the camera. ``x`` (B*F, C, H, W)."""
+        ``(1 or N, 1, F, 1)`` for scales, ``(1 or N, F, 1)`` for strengths, ``(1 or N, F, C)`` for the camera.
+        ``x`` (B*F, C, H, W)."""
         scales = self.scale if isinstance(self.scale, tuple) else (self.scale,)
-        if self.camera is None and all(is_number(scale) for scale in scales):
+        if self.camera is None and all(is_number(value) for value in (*scales, *self.lora_strengths)):
             return self
         scale = tuple(s if is_number(s) else _by_pixel(s, x, self.frames).unsqueeze(1) for s in scales)
+        strengths = tuple(s if is_number(s) else _by_pixel(s, x, self.frames) for s in self.lora_strengths)
         camera = self.camera
         if camera is not None:
             feature = rows_per_video(camera.feature.to(x), x.shape[0] // self.frames, self.frames)
@@ -136,7 +154,7 @@ class MotionCall:
                 feature=rearrange(feature, "b f c h w -> (b h w) f c"),
                 strength=strength if is_number(strength) else _by_pixel(strength, x, self.frames),
             )
-        return replace(self, scale=scale, camera=camera)
+        return replace(self, scale=scale, camera=camera, lora_strengths=strengths)
 
     def of_pixels(self, first: int, count: int) -> MotionCall:
         """The part of a laid-out call that belongs to ``count`` pixels."""
@@ -146,7 +164,8 @@ class MotionCall:
         """The part of a laid-out call that belongs to a view, whose positions start anew."""
         frames = torch.tensor(view.frames, device=device)
         cut = self._cut(lambda value: value.index_select(-2, frames))
-        return replace(cut, frames=len(view.frames), positions=None, views=())
+        positions = None if self.positions is None else self.positions[: len(view.frames)]
+        return replace(cut, frames=len(view.frames), positions=positions, views=())
 
     def _cut(self, part: Callable[[torch.Tensor], torch.Tensor]) -> MotionCall:
         if not isinstance(self.scale, tuple):
@@ -158,7 +177,8 @@ class MotionCall:
         camera = self.camera
         if camera is not None:
             camera = replace(camera, feature=part(camera.feature), strength=of(camera.strength))
-        return replace(self, scale=tuple(map(of, self.scale)), camera=camera)
+        strengths = tuple(map(of, self.lora_strengths))
+        return replace(self, scale=tuple(map(of, self.scale)), camera=camera, lora_strengths=strengths)
 
 
 def effect_of_frames(effect: torch.Tensor, x: torch.Tensor, frames: int) -> torch.Tensor:

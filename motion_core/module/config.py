@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from ..schedule.beta_schedules import LINEAR, LINEAR_SDXL, SQRT_LINEAR, BetaSchedule
+from ..schedule.beta_schedules import LINEAR, LINEAR_SDXL, SQRT_LINEAR, SQRT_LINEAR_I2V, BetaSchedule
 from .unet import unet_slots
 
 GROUPNORM_MODES = ("per_frame", "joint")
@@ -59,6 +59,7 @@ GENERATIONS: dict[str, Generation] = {
     "sdxl": Generation("AnimateDiff SDXL beta", "per_frame", "joint", LINEAR_SDXL, 32),
     "hotshotxl": Generation("HotshotXL", "joint", "per_frame", LINEAR, 24),
     "animatelcm": Generation("AnimateLCM", "per_frame", "per_frame", SQRT_LINEAR, 64),
+    "animatelcm_i2v": Generation("AnimateLCM-I2V", "per_frame", "per_frame", SQRT_LINEAR_I2V, 64),
     "pia": Generation("PIA", "joint", "per_frame", SQRT_LINEAR, 32),
 }
 
@@ -167,7 +168,7 @@ class MotionModuleConfig:
         if generation not in GENERATIONS:
             raise ValueError(f"Unknown generation {generation!r}; expected one of {', '.join(GENERATIONS)}.")
         known = GENERATIONS[generation]
-        with_mid = generation in ("v2", "animatelcm") if mid_block is None else mid_block
+        with_mid = generation in ("v2", "animatelcm", "animatelcm_i2v") if mid_block is None else mid_block
         length = pe_length or known.pe_length
         return cls(
             modules=tuple(

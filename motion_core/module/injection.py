@@ -29,7 +29,7 @@ TURN = "animatediff_flipbook_turn"
 """Name of the UNet's attribute that holds the lock, while calls with motion modules run."""
 
 
-class _OfOneCall(nn.Module):
+class LayerOfOneCall(nn.Module):
     """A layer that works for one call: not for those of other threads, and no more when the call is over."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class _OfOneCall(nn.Module):
         )
 
 
-class MotionLayer(_OfOneCall):
+class MotionLayer(LayerOfOneCall):
     """A motion module with what this call asks of it: the UNet calls its layers with the feature alone."""
 
     def __init__(self, module: MotionModule, call: MotionCall, feature: torch.Tensor | None = None) -> None:
@@ -67,7 +67,7 @@ class MotionLayer(_OfOneCall):
         return self.module(x, self.call)
 
 
-class JointGroupNorm(_OfOneCall):
+class JointGroupNorm(LayerOfOneCall):
     """A GroupNorm of the base, with statistics over all frames of a video (AnimateDiff v1)."""
 
     def __init__(self, norm: nn.GroupNorm, frames: int) -> None:
@@ -115,7 +115,8 @@ def inserted(unet: nn.Module, motions: Sequence[tuple[MotionModel, MotionCall]])
             check_fit(motion, slots)
             for name, module in motion.motion_modules():
                 layer = MotionLayer(module, call.for_module(name), call.features.get(name))
-                stack.enter_context(_entered(slots[name], layer))
+                slot = slots[name]
+                stack.enter_context(entered(slot.block, slot.after, layer))
         yield
 
 
@@ -196,14 +197,13 @@ def _turn_on(unet: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _entered(slot: Slot, layer: MotionLayer) -> Iterator[None]:
-    """Put a layer behind the slot's own, under a key that no layer of the base has."""
-    block = slot.block
+def entered(block: nn.Sequential, after: str, layer: LayerOfOneCall) -> Iterator[None]:
+    """Put a layer behind that of key ``after`` in a block, under a key that no layer of the base has."""
     key = next(k for k in (f"motion_{n}" for n in range(len(block._modules) + 1)) if k not in block._modules)
     # A Sequential runs its entries in dictionary order: the base keeps its keys, only the order is new.
     order = []
     for k, entry in block._modules.items():
-        order += [(k, entry), (key, layer)] if k == slot.after else [(k, entry)]
+        order += [(k, entry), (key, layer)] if k == after else [(k, entry)]
     block._modules = type(block._modules)(order)
     try:
         yield

@@ -69,8 +69,19 @@ class PositionTable(nn.Module):
 
     def rows(self, call: MotionCall, like: torch.Tensor) -> torch.Tensor:
         """The rows of the call's frames, ``(F, C)``, in the type and on the device of ``like``."""
-        pe = self.pe[0, : call.frames] if call.positions is None else self.pe[0, list(call.positions)]
+        pe = self.pe[0, : call.frames] if call.positions is None else self._between(call.positions)
+        if call.position_factor != 1.0:
+            pe = pe * call.position_factor
         return pe.to(device=like.device, dtype=like.dtype)
+
+    def _between(self, positions: tuple[float, ...]) -> torch.Tensor:
+        """Rows ``(F, C)``, mixed from their two neighbours where a position is no whole number."""
+        below = [int(position) for position in positions]
+        if list(positions) == below:
+            return self.pe[0, below]
+        above = [math.ceil(position) for position in positions]
+        parts = self.pe.new_tensor([p - b for p, b in zip(positions, below, strict=True)]).unsqueeze(1)
+        return torch.lerp(self.pe[0, below], self.pe[0, above], parts)
 
 
 class TemporalAttention(nn.Module):
@@ -102,10 +113,11 @@ class TemporalAttention(nn.Module):
         if call.camera is not None and index == 0:
             z = call.camera(z)
         if hasattr(self, "to_qkv"):
-            q, k, v = rearrange(self.to_qkv(z), "n f (three h d) -> three n h f d", three=3, h=self.heads)
+            qkv = call.through(self.to_qkv, z)
+            q, k, v = rearrange(qkv, "n f (three h d) -> three n h f d", three=3, h=self.heads)
         else:
             q, k, v = (
-                rearrange(to(z), "n f (h d) -> n h f d", h=self.heads)
+                rearrange(call.through(to, z), "n f (h d) -> n h f d", h=self.heads)
                 for to in (self.to_q, self.to_k, self.to_v)
             )
         attend = call.attention or torch_attention
@@ -114,7 +126,7 @@ class TemporalAttention(nn.Module):
             # A factor for each frame that is looked at, and no longer one for all.
             k, scale = k * scale, 1.0
         out = attend(q, k, v, scale / math.sqrt(q.shape[-1]))
-        return self.to_out[0](rearrange(out, "n h f d -> n f (h d)"))
+        return call.through(self.to_out[0], rearrange(out, "n h f d -> n f (h d)"))
 
 
 class GatedProjection(nn.Module):
@@ -124,8 +136,8 @@ class GatedProjection(nn.Module):
         super().__init__()
         self.proj = operations.Linear(width, 2 * inner, **factory)
 
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
-        value, gate = self.proj(z).chunk(2, dim=-1)
+    def forward(self, z: torch.Tensor, call: MotionCall) -> torch.Tensor:
+        value, gate = call.through(self.proj, z).chunk(2, dim=-1)
         gate = F.gelu(gate)
         # The widest activation of the module: at inference it is not written to fresh memory once more.
         return value * gate if torch.is_grad_enabled() else gate.mul_(value)
@@ -144,8 +156,8 @@ class FeedForward(nn.Module):
             ]
         )
 
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
-        return self.net[2](self.net[0](z))
+    def forward(self, z: torch.Tensor, call: MotionCall) -> torch.Tensor:
+        return call.through(self.net[2], self.net[0](z, call))
 
 
 class TemporalBlock(nn.Module):
@@ -169,7 +181,7 @@ class TemporalBlock(nn.Module):
     def forward(self, t: torch.Tensor, call: MotionCall) -> torch.Tensor:
         """``t`` (N, F, C) -> (N, F, C)."""
         t = self._attend_in_views(t, call) if call.views else self._attend(t, call)
-        return t + self.ff(self.ff_norm(t))
+        return t + self.ff(self.ff_norm(t), call)
 
     def _attend(self, t: torch.Tensor, call: MotionCall) -> torch.Tensor:
         for index, (attention, norm) in enumerate(zip(self.attention_blocks, self.norms, strict=True)):
@@ -248,10 +260,10 @@ class TemporalTransformer(nn.Module):
         return torch.add(x, y, alpha=call.effect)
 
     def _mix(self, n: torch.Tensor, call: MotionCall) -> torch.Tensor:
-        t = self.proj_in(n)
+        t = call.through(self.proj_in, n)
         for block in self.transformer_blocks:
             t = block(t, call)
-        return self.proj_out(t)
+        return call.through(self.proj_out, t)
 
     def _num_chunks(self, n: torch.Tensor) -> int:
         """Into how many parts of the pixel axis the work is cut; pixels do not know each other, so it is
@@ -268,13 +280,11 @@ class TemporalTransformer(nn.Module):
     def _check(self, x: torch.Tensor, call: MotionCall) -> None:
         if x.shape[0] % call.frames:
             raise ValueError(f"A batch of {x.shape[0]} does not hold whole videos of {call.frames} frames.")
-        if call.positions is not None and (len(call.positions) != call.frames or min(call.positions) < 0):
-            raise ValueError(
-                f"Each of the {call.frames} frames needs one position from 0 up, got {call.positions}."
-            )
-        last = call.frames if call.positions is None else max(call.positions) + 1
-        if call.views:
-            last = max(len(view.frames) for view in call.views)
+        together = max((len(view.frames) for view in call.views), default=call.frames)
+        positions = call.positions
+        if positions is not None and (len(positions) != together or min(positions) < 0):
+            raise ValueError(f"Each of the {together} frames needs one position from 0 up, got {positions}.")
+        last = together if call.positions is None else math.ceil(max(call.positions)) + 1
         if last > self.shape.pe_length:
             raise ValueError(
                 f"{last} frames in one call, but this motion module knows positions for "

@@ -47,6 +47,8 @@ class BetaSchedule:
 
 SQRT_LINEAR = BetaSchedule("sqrt_linear")
 """AnimateDiff v1, v2, v3, their MotionLoRAs, PIA."""
+SQRT_LINEAR_I2V = BetaSchedule("sqrt_linear", end=0.014)
+"""AnimateLCM-I2V."""
 LINEAR = BetaSchedule("linear")
 """Plain SD1.5 and SDXL, HotshotXL."""
 LINEAR_SDXL = BetaSchedule("linear", end=0.020)

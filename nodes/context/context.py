@@ -20,6 +20,8 @@ from .context_handler import put_on, settings_on
 from .context_run import ContextSettings, ContextStage
 from .euler import EULER_NAMES, EulerInPlace
 
+VIEW_SCHEDULES = ("standard_static", "standard_uniform", "looped_uniform")
+
 
 def context_inputs() -> list[io.Input]:
     """The widgets of the context options, the same on every node that has them."""
@@ -27,11 +29,11 @@ def context_inputs() -> list[io.Input]:
         io.Int.Input(
             "length",
             default=16,
-            min=2,
+            min=1,
             max=128,
             tooltip=(
                 "Frames per window. 16 is what motion modules were trained on; more than the motion module's "
-                "limit (24 for v1, 32 for v2 and v3) cannot run."
+                "limit (24 for v1, 32 for v2 and v3) cannot run. 1 is for models without one."
             ),
         ),
         io.Int.Input(
@@ -97,6 +99,101 @@ def windows_per_batch_input() -> io.Input:
     )
 
 
+def view_inputs() -> list[io.Input]:
+    """The widgets for windows inside temporal attention."""
+    return [
+        io.Int.Input(
+            "view_length",
+            default=0,
+            min=0,
+            max=128,
+            optional=True,
+            tooltip=(
+                "Views: windows inside the motion module. The image model sees all frames of a window, the "
+                "motion module so many at a time; a long window then needs no more positions than a view "
+                "has. 0: no views."
+            ),
+        ),
+        io.Int.Input(
+            "view_overlap",
+            default=4,
+            min=0,
+            max=127,
+            optional=True,
+            tooltip="Frames that neighbouring views share.",
+        ),
+        io.Combo.Input(
+            "view_schedule",
+            options=list(VIEW_SCHEDULES),
+            default=VIEW_SCHEDULES[0],
+            optional=True,
+            tooltip="Where the views lie; as `schedule`.",
+        ),
+        io.Combo.Input(
+            "view_fuse",
+            options=list(FUSE_METHODS),
+            default=FUSE_METHODS[0],
+            optional=True,
+            tooltip="What a frame counts that lies in several views; as `fuse`.",
+        ),
+    ]
+
+
+def read_views(length: int, overlap: int, schedule: str, fuse: str) -> ContextOptions | None:
+    """The widgets of the views; None without any.
+
+    Raises:
+        ValueError: they cannot be.
+    """
+    if not length:
+        return None
+    if length == 1:
+        raise ValueError("`view_length` is 1: in one frame there is no motion. Set it to 0 for no views.")
+    try:
+        return ContextOptions(length, overlap, 1, schedule, fuse)
+    except ValueError as error:
+        raise ValueError(f"The views of Context Windows (`view_length`, `view_overlap`): {error}") from None
+
+
+def core_inputs() -> list[io.Input]:
+    """The widgets of ComfyUI's own Context Windows that ours has under the same names."""
+    return [
+        io.String.Input(
+            "latent_retain_index_list",
+            default="",
+            optional=True,
+            tooltip=(
+                "Frames of the latent that stand in the same places of every window, such as 0, or 0, 1: for "
+                "a start image in the clip's first frame, which all windows then see. Empty: none."
+            ),
+        ),
+        io.Boolean.Input(
+            "split_conds_to_windows",
+            default=False,
+            optional=True,
+            tooltip=(
+                "Prompts joined by Conditioning (Combine) take turns over the clip: each window is given the "
+                "one where its middle lies, and not all of them. Prompt Schedule does so frame by frame."
+            ),
+        ),
+    ]
+
+
+def read_retained(text: str, length: int) -> tuple[int, ...]:
+    """Places in a window, from their list.
+
+    Raises:
+        ValueError: no numbers, or none of the places that a window has.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isascii() and part.isdigit() and int(part) < length for part in parts):
+        raise ValueError(
+            f"latent_retain_index_list holds frames from 0 to {length - 1} (a window has {length}) with "
+            f"commas between them, such as 0 or 0, 1; got {text[:40]!r}."
+        )
+    return tuple(sorted({int(part) for part in parts}))
+
+
 def read_options(
     length: int, overlap: int, stride: int, schedule: str, fuse: str, closed_loop: bool
 ) -> ContextOptions:
@@ -139,6 +236,8 @@ class ContextWindows(io.ComfyNode):
                     ),
                 ),
                 windows_per_batch_input(),
+                *view_inputs(),
+                *core_inputs(),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model, sampled window by window.")],
         )
@@ -155,10 +254,20 @@ class ContextWindows(io.ComfyNode):
         closed_loop: bool = False,
         start_percent: float = 0.0,
         windows_per_batch: int = 0,
+        view_length: int = 0,
+        view_overlap: int = 4,
+        view_schedule: str = VIEW_SCHEDULES[0],
+        view_fuse: str = FUSE_METHODS[0],
+        latent_retain_index_list: str = "",
+        split_conds_to_windows: bool = False,
     ) -> io.NodeOutput:
         check_inputs(cls, locals())
         stage = ContextStage(
-            start_percent, read_options(length, overlap, stride, schedule, fuse, closed_loop)
+            start_percent,
+            read_options(length, overlap, stride, schedule, fuse, closed_loop),
+            read_views(view_length, view_overlap, view_schedule, view_fuse),
+            read_retained(latent_retain_index_list, length),
+            split_conds_to_windows,
         )
         present = settings_on(model) or ContextSettings(())
         return io.NodeOutput(with_context(model, present.with_stage(stage, windows_per_batch)))

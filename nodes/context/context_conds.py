@@ -9,6 +9,7 @@ start again when it ends, and no further than the clip.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.conds
@@ -16,7 +17,7 @@ import torch
 from comfy.context_windows import IndexListContextWindow
 
 from ..compat import clip_length
-from .other_packs import cuts_by_itself
+from .other_packs import cuts_by_itself, places_by_itself
 
 _ABSENT = object()
 
@@ -42,10 +43,26 @@ class FrameWindow(IndexListContextWindow):
         self._indices: dict[tuple[torch.device, int], torch.Tensor] = {}
 
     def get_tensor(
-        self, full: torch.Tensor, device: torch.device | None = None, dim: int | None = None, **_: Any
+        self,
+        full: torch.Tensor,
+        device: torch.device | None = None,
+        dim: int | None = None,
+        retain_index_list: Sequence[int] = (),
     ) -> torch.Tensor:
-        """The window's part of a per-frame tensor; a single entry is everybody's."""
+        """The window's part of a per-frame tensor; a single entry is everybody's.
+
+        ``retain_index_list``: frames of the clip that stand in those places of each window.
+        """
+        part = self._part(full, device, self.dim if dim is None else dim)
+        retained = [frame for frame in retain_index_list if frame < self.frames]
+        if not retained or full.shape[self.dim if dim is None else dim] == 1:
+            return part
         dim = self.dim if dim is None else dim
+        places = [video * self.frames + frame for video in range(self.num_windows) for frame in retained]
+        kept = full.index_select(dim, torch.tensor(retained * self.num_windows, device=full.device))
+        return part.index_copy(dim, torch.tensor(places, device=part.device), kept.to(part.device))
+
+    def _part(self, full: torch.Tensor, device: torch.device | None, dim: int) -> torch.Tensor:
         length = full.shape[dim]
         if length == 1:
             return full.to(device)
@@ -265,6 +282,16 @@ class WindowControls:
         # copy.copy and not control.copy(): the latter drops what the start of the run has set.
         used = copy.copy(control)
         used.previous_controlnet = self._copy(getattr(control, "previous_controlnet", None), area, device)
+        if not places_by_itself(control):
+            self._cut_hint(control, used, area, device)
+        self._copies[id(control), area] = (control, used)
+        if elsewhere := self._copies_elsewhere(control, area):
+            used.multigpu_clones = elsewhere
+        return used
+
+    def _cut_hint(self, control: Any, used: Any, area: tuple[int, ...] | None, device: torch.device) -> None:
+        """Leave a copy the hint of the window's frames."""
+        window = self._window
         used.cond_hint = self._hints.fetch(control, area, window, device)
         original = getattr(control, "cond_hint_original", None)
         if isinstance(original, torch.Tensor):
@@ -275,10 +302,6 @@ class WindowControls:
         if hasattr(control, "control_input"):  # T2I-Adapter: its features of the last window
             used.control_input = None
             used.t2i_model = self._hints.adapter_network(control, window)
-        self._copies[id(control), area] = (control, used)
-        if elsewhere := self._copies_elsewhere(control, area):
-            used.multigpu_clones = elsewhere
-        return used
 
     def _copies_elsewhere(self, control: Any, area: tuple[int, ...] | None) -> dict[torch.device, Any]:
         """Of a ControlNet's own copies for further GPUs, which hold the hints of the whole clip too."""
@@ -305,6 +328,14 @@ class WindowControls:
                     vars(control).pop(name, None)
                 else:
                     vars(control)[name] = value
+
+
+def entries_of(entries: list[dict] | None, window: FrameWindow) -> list[dict] | None:
+    """Of a combined prompt the part that is the window's, by where its middle lies in the clip."""
+    if entries is None or len(entries) < 2:
+        return entries
+    middle = (min(window.index_list) + max(window.index_list)) / (2 * window.num_frames)
+    return [entries[min(int(middle * len(entries)), len(entries) - 1)]]
 
 
 def cut_conds(entries: list[dict] | None, window: FrameWindow, controls: WindowControls) -> list[dict] | None:

@@ -29,7 +29,7 @@ from comfy.patcher_extension import WrappersMP
 from ...motion_core.clips.context import context_windows, needs_windows
 from ..compat import easy_cache_is_on, free_memory, guidance_is_plain, self_attention_guidance_is_on
 from ..run_start import begin_run
-from .context_conds import FrameWindow, HintStore, WindowControls, cut_conds
+from .context_conds import FrameWindow, HintStore, WindowControls, cut_conds, entries_of
 from .context_run import ContextRun, ContextSettings
 from .euler import GUIDER
 from .other_packs import ENTRY, sees_single_windows, window_entry
@@ -112,7 +112,8 @@ class WindowHandler(IndexListContextHandler):
         """
         run = self._current(model, model_options)
         sigma = _sigma(timestep)
-        options = run.options_at(sigma)
+        stage = run.stage_at(sigma)
+        options = stage.options
         self._step = run.step(sigma, options)
         plan = run.plan(options, x_in.shape[0], sigma)
         length = len(plan.windows[0])
@@ -124,6 +125,8 @@ class WindowHandler(IndexListContextHandler):
                     f"{reader} may depend on the frames that it sees together: windows run one by one, not "
                     f"{self.settings.windows_per_batch} in a call."
                 )
+        if stage.split_conds and any(cond is not None and len(cond) > 1 for cond in conds):
+            together = 1  # windows with different prompts are different calls
         scale = _guidance(conds, model_options)
         fused = [torch.zeros_like(x_in) for _ in (conds if scale is None else conds[:1])]
         self._notify(IndexListCallbacks.EXECUTE_START, model, x_in, conds, timestep, model_options)
@@ -138,11 +141,12 @@ class WindowHandler(IndexListContextHandler):
                 )
                 controls = WindowControls(window, run.hints, x_in.device)
                 try:
-                    sub_conds = [cut_conds(cond, window, controls) for cond in conds]
+                    whole = [entries_of(cond, window) for cond in conds] if stage.split_conds else conds
+                    sub_conds = [cut_conds(cond, window, controls) for cond in whole]
                     outputs = calc_cond_batch(
                         model,
                         sub_conds,
-                        window.get_tensor(x_in),
+                        window.get_tensor(x_in, retain_index_list=stage.latent_retain),
                         window.get_tensor(timestep, dim=0),
                         _options_for(model_options, window),
                     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,12 @@ class ContextStage:
     start_percent: float
     """0..1 of the noise schedule."""
     options: ContextOptions
+    views: ContextOptions | None = None
+    """Windows inside temporal attention, cut from the frames of a call."""
+    latent_retain: tuple[int, ...] = ()
+    """Frames of the clip's latent that stand in those places of every window, whichever frames it holds."""
+    split_conds: bool = False
+    """Whether parts of a combined prompt take turns over the clip: each window is given one of them."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,11 @@ class ContextSettings:
             raise ValueError(
                 f"windows_per_batch must be 1 or more, or 0 for automatic, got {self.windows_per_batch}."
             )
+
+    def stage_at(self, sigma: float, percent_to_sigma: Callable[[float], float]) -> ContextStage | None:
+        """The stage in force at a noise level; None before the first."""
+        begun = [stage for stage in self.stages if sigma <= percent_to_sigma(stage.start_percent)]
+        return begun[-1] if begun else None
 
     def with_stage(self, stage: ContextStage, windows_per_batch: int) -> ContextSettings:
         """These settings with one more stage. A stage of the same start is replaced; automatic
@@ -77,7 +88,7 @@ class ContextRun:
         self._model_sampling = model_sampling
         self._first_step: int | None = None
         self._stages = [
-            (model_sampling.percent_to_sigma(stage.start_percent), stage.options) for stage in settings.stages
+            (model_sampling.percent_to_sigma(stage.start_percent), stage) for stage in settings.stages
         ]
         self._plans: dict[tuple, StepPlan] = {}
         self._windows: dict[tuple, FrameWindow] = {}
@@ -96,13 +107,18 @@ class ContextRun:
             self._first_step = first_step(self._model_sampling, self._sigmas)
         return self._first_step + position
 
-    def options_at(self, sigma: float) -> ContextOptions | None:
-        """The options in force at a noise level; None before the first stage."""
+    def stage_at(self, sigma: float) -> ContextStage | None:
+        """The stage in force at a noise level; None before the first."""
         current = None
-        for start, options in self._stages:
+        for start, stage in self._stages:
             if sigma <= start:
-                current = options
+                current = stage
         return current
+
+    def options_at(self, sigma: float) -> ContextOptions | None:
+        """Its options."""
+        stage = self.stage_at(sigma)
+        return None if stage is None else stage.options
 
     def plan(self, options: ContextOptions, num_frames: int, sigma: float) -> StepPlan:
         """Windows and weights at a noise level, made once for all steps that share them."""

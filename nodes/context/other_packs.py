@@ -49,6 +49,12 @@ def cuts_by_itself(control: Any) -> bool:
     return hasattr(control, "sub_idxs")
 
 
+def places_by_itself(control: Any) -> bool:
+    """Whether a ControlNet's hint is no batch of frames, and it asks the call which frames it holds
+    (SparseCtrl)."""
+    return getattr(control, "places_by_itself", False)
+
+
 def sees_single_windows(model: Any, conds: Sequence[list[dict] | None], model_options: dict) -> str | None:
     """What of another pack takes part in the model's work, and may look a frame up or mix the frames that it
     sees: with several windows in a call, frames stand there twice and windows stand side by side.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import comfy.cldm.cldm
@@ -10,10 +11,19 @@ import comfy.utils
 import torch
 
 from ...motion_core.control.sparse_control import EMBEDDING, ConditionEmbedding, SparseLayout, read_layout
-from ...motion_core.files.checkpoint import load_motion_module, open_motion_module
+from ...motion_core.files.checkpoint import (
+    MotionFile,
+    load_motion_module,
+    open_motion_module,
+    working_dtype,
+)
+from ...motion_core.files.tensor_file import TensorFile
+from ...motion_core.files.weights import computable, require_finite, require_floats
+from ...motion_core.files.words import shown
 from ...motion_core.module.call import MotionCall
 from ...motion_core.module.injection import inserted
 from ...motion_core.module.model import MotionModel
+from ..compat import logger
 
 
 class SparseNetwork(comfy.cldm.cldm.ControlNet):
@@ -45,36 +55,80 @@ class SparseNetwork(comfy.cldm.cldm.ControlNet):
             return super().forward(torch.zeros_like(x), hint, timesteps, context, **more)
 
 
-def load_sparse_network(path: str | os.PathLike, operations: Any, dtype: torch.dtype | None) -> SparseNetwork:
+def open_sparse_network(path: str | os.PathLike) -> MotionFile:
+    """Look at an encoder file.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`motion_core.files.checkpoint.open_motion_module`.
+    """
+    return open_motion_module(path, kind="sparsectrl")
+
+
+def load_sparse_network(
+    path: str | os.PathLike | MotionFile,
+    operations: Any,
+    dtype: torch.dtype | None,
+    progress: Callable[[int], None] | None = None,
+) -> SparseNetwork:
     """Read an encoder file.
 
     Args:
-        path: the file.
+        path: the file, or one already opened.
         operations: where layers come from.
         dtype: of the weights; by default the file's.
+        progress: is told the number of values loaded so far.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`motion_core.files.checkpoint.open_motion_module`; also for an
-            encoder that is incomplete.
+        FileNotFoundError, ValueError: as :func:`open_sparse_network`; also for an encoder that is incomplete
+            or holds values that no weight has.
     """
-    file = open_motion_module(path, kind="sparsectrl")
-    dtype = dtype or file.dtype
-    own = {_bare(key): key for key in file.source.shapes if ".motion_modules." not in key}
-    layout = read_layout({name: file.source.shapes[key] for name, key in own.items()})
-    motion = load_motion_module(file, operations=operations, dtype=dtype)
-    network = SparseNetwork(layout, motion, operations, dtype=dtype, device="cpu")
-    names = _names(layout)
-    state = {}
-    for key, tensor in file.source.read(own.values()):
-        name = names.get(_bare(key))
-        if name is not None:
-            state[name] = tensor.to(dtype, copy=True)
-    expected = {name for name in network.state_dict() if not name.startswith("motion.")}
-    if state.keys() != expected:
-        missing = sorted(expected ^ state.keys())[0]
-        raise ValueError(f"{file.source.name}: the encoder is incomplete ({missing}). Download it again.")
-    network.load_state_dict(state, strict=False)
+    file = path if isinstance(path, MotionFile) else open_sparse_network(path)
+    source = file.source
+    dtype = dtype or working_dtype(file.dtype)
+    own = {_bare(key): key for key in source.shapes if ".motion_modules." not in key}
+    try:
+        layout = read_layout({name: source.shapes[key] for name, key in own.items()})
+    except ValueError as error:
+        raise ValueError(f"{source.name}: {error}") from error
+    with source.held():
+        motion = load_motion_module(file, operations=operations, dtype=dtype, progress=progress)
+        # Built without storage, then given the file's weights: no second copy in memory.
+        network = SparseNetwork(layout, motion, operations, dtype=dtype, device="meta")
+        names = {own[name]: ours for name, ours in _names(layout).items() if name in own}
+        state = _read_state(source, names, dtype, progress, file.num_values)
+    expected = {
+        name: value.shape for name, value in network.state_dict().items() if not name.startswith("motion.")
+    }
+    found = {name: value.shape for name, value in state.items()}
+    if found != expected:
+        wrong = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+        raise ValueError(f"{source.name}: the encoder is incomplete ({wrong[0]}). Download it again.")
+    if ignored := sorted(own[name] for name in own if own[name] not in names):
+        logger.warning(
+            "%s: %d unknown tensors were ignored, such as %s.", source.name, len(ignored), shown(ignored[0])
+        )
+    network.load_state_dict(state, strict=False, assign=True)
     return network.requires_grad_(False).eval()
+
+
+def _read_state(
+    source: TensorFile,
+    names: Mapping[str, str],
+    dtype: torch.dtype,
+    progress: Callable[[int], None] | None,
+    loaded: int,
+) -> dict[str, torch.Tensor]:
+    """Weights by their names in the network. ``names``: key in the file -> that name."""
+    state = {}
+    for key, tensor in source.read(names):
+        require_floats(source.name, key, tensor.dtype)
+        converted = computable(tensor).to(dtype, copy=True)
+        require_finite(source.name, key, tensor, converted)
+        state[names[key]] = converted
+        loaded += tensor.numel()
+        if progress is not None:
+            progress(loaded)
+    return state
 
 
 def _bare(key: str) -> str:

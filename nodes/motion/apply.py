@@ -9,23 +9,21 @@ model is loaded, and rename the base's own layers.)
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
+import torch
 from comfy.model_sampling import ModelSamplingDiscrete
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 
-from ...motion_core.module.call import MotionCall
-from ...motion_core.module.injection import check_fit, inserted
+from ...motion_core.module.config import GENERATIONS
+from ...motion_core.module.injection import check_fit
 from ...motion_core.module.unet import unet_slots
-from ...motion_core.schedule.beta_schedules import SQRT_LINEAR
+from ...motion_core.module.values import Value, is_number, times
+from ...motion_core.schedule.keyframes import Keyframe, KeyframeSchedule
 from ..checks import check_inputs
 from ..compat import (
     INCUMBENT,
-    causal_frame_is_added,
-    chosen_attention,
     follow_device,
     incumbent_is_on,
     keep_copies_alike,
@@ -34,27 +32,16 @@ from ..compat import (
     node_id,
     show_on_node,
 )
-from ..run_start import begin_run
-from ..types import CATEGORY, LoadedMotionModule, MotionLora, MotionModule
+from ..control.motion_control import Control, MotionControl, attach_controls, chosen_controls
+from ..types import CATEGORY, LoadedMotionModule, MotionKeyframes, MotionLora, MotionModule, MotionSettings
 from .load import chosen_loras
-from .motion_lora import patch_motion_lora
-from .noise_schedule import CHOICES, LCM_NOTE, ChosenSchedule, patch_schedule, tell_if_replaced
-
-KEY = "animatediff_flipbook"
-"""Under which our models, settings and wrapper are found on a patcher."""
-
-
-@dataclass(frozen=True)
-class MotionSettings:
-    """What the node was told; one per motion module on the model, in the order of application."""
-
-    name: str
-    scale: float
-    effect: float
-    start_percent: float
-    end_percent: float
-    schedule: ChosenSchedule | None = None
-    """The noise schedule that the node has set; None if it has left the model's."""
+from .motion_keyframe import given_keyframes
+from .motion_lora import load_beside, patch_motion_lora
+from .motion_run import KEY, LORA_KEY, apply_model_with_motion, run_with_motion
+from .motion_settings import given_settings
+from .motion_value import as_value, value_input
+from .noise_schedule import CHOICES, LCM_NOTE, ChosenSchedule, patch_schedule
+from .settings import AppliedMotion, ModuleSettings, patch_factors
 
 
 class ApplyMotionModule(io.ComfyNode):
@@ -90,9 +77,12 @@ class ApplyMotionModule(io.ComfyNode):
                     "effect",
                     default=1.0,
                     min=0.0,
-                    max=1.0,
+                    max=10.0,
                     step=0.01,
-                    tooltip="Blend between the plain model (0: the module is skipped) and the module (1).",
+                    tooltip=(
+                        "Blend between the plain model (0: the module is skipped) and the module (1). Above "
+                        "1 the module counts more than it was trained to; 1.1 is a careful choice."
+                    ),
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -121,6 +111,26 @@ class ApplyMotionModule(io.ComfyNode):
                         "ModelSampling node. lcm and its relatives: few steps with AnimateLCM."
                     ),
                 ),
+                value_input(
+                    "scale_values",
+                    "Scale for each frame or place, times `scale`: Float Schedule, masks or Motion Value.",
+                ),
+                value_input(
+                    "effect_values",
+                    "Effect for each frame or place, times `effect`: Float Schedule, masks or Motion Value.",
+                ),
+                MotionSettings.Input(
+                    "motion_settings", optional=True, tooltip="Positions, weights and blocks."
+                ),
+                MotionKeyframes.Input(
+                    "motion_keyframes", optional=True, tooltip="Values that change over the steps."
+                ),
+                MotionControl.Input(
+                    "motion_control",
+                    optional=True,
+                    tooltip="A picture to start from or a camera's path: PIA Reference, Image Reference, "
+                    "Camera Control.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model, animated.")],
             hidden=[io.Hidden.unique_id],
@@ -137,8 +147,20 @@ class ApplyMotionModule(io.ComfyNode):
         start_percent: float = 0.0,
         end_percent: float = 1.0,
         beta_schedule: str = "auto",
+        scale_values: object = None,
+        effect_values: object = None,
+        motion_settings: object = None,
+        motion_keyframes: object = None,
+        motion_control: tuple[Control, ...] | None = None,
     ) -> io.NodeOutput:
-        check_inputs(cls, locals())
+        # A FLOAT link may carry a list: then it is a value for each frame.
+        given = {"scale": scale, "effect": effect}
+        lists = {name: 1.0 for name, value in given.items() if isinstance(value, Sequence | torch.Tensor)}
+        check_inputs(cls, {**locals(), **lists})
+        amount = times(_value("scale", scale), _value("scale_values", scale_values))
+        share = times(_value("effect", effect), _value("effect_values", effect_values))
+        settings = given_settings("motion_settings", motion_settings)
+        keyframes = given_keyframes("motion_keyframes", motion_keyframes)
         _require_loaded(motion_module)
         if incumbent_is_on(model):
             raise ValueError(INCUMBENT)
@@ -158,19 +180,50 @@ class ApplyMotionModule(io.ComfyNode):
             patcher = motion_module.load_again()
         if elsewhere:
             follow_device(patcher, model)
-        if beta_schedule == "auto" and effect == 0.0:
+        if beta_schedule == "auto" and is_number(share) and share == 0.0:
             beta_schedule = "keep"  # a motion module that takes no part has no wishes
         # The schedule first: a node of ordinary size has room for two lines.
         before = model.get_model_object("model_sampling")
         lines = [_patch_schedule(model, beta_schedule, motion_module)]
         sampling = model.get_model_object("model_sampling")
         schedule = None if sampling is before else ChosenSchedule(sampling, lines[0], node_id(cls))
-        lines += [patch_motion_lora(patcher, chosen, motion_module) for chosen in chosen_loras(motion_lora)]
+        patch_factors(patcher, settings.factors)
+        lines += _without_use(settings, keyframes, motion_module, motion_lora)
+        loras = chosen_loras(motion_lora)
+        strengths: tuple[Value, ...] = ()
+        besides = model.get_additional_models_with_key(LORA_KEY)
+        changing = any("lora_strength" in keyframe.values for keyframe in keyframes)
+        if changing or not all(is_number(one.strength) for one in loras):
+            strengths = tuple(one.strength for one in loras)
+            if loras:
+                beside, about = load_beside(loras, patcher, motion_module)
+                if elsewhere:
+                    follow_device(beside, model)
+                besides = [*besides, beside]
+                lines += about
+        else:
+            lines += [patch_motion_lora(patcher, one, motion_module) for one in loras]
 
-        settings = MotionSettings(motion_module.name, scale, effect, start_percent, end_percent, schedule)
+        controls = chosen_controls(motion_control)
+        lines += attach_controls(controls, model, patcher, motion_module, present)
+
+        applied = AppliedMotion(
+            name=motion_module.name,
+            scale=amount,
+            effect=share,
+            start_percent=start_percent,
+            end_percent=end_percent,
+            schedule=schedule,
+            module=settings,
+            keyframes=KeyframeSchedule.of(keyframes) if keyframes else None,
+            lora_strengths=strengths,
+            controls=controls,
+        )
         model.set_additional_models(KEY, [*present, patcher])
-        keep_copies_alike(model, KEY)
-        model.set_attachments(KEY, (*(model.get_attachment(KEY) or ()), settings))
+        model.set_additional_models(LORA_KEY, besides)
+        for key in (KEY, LORA_KEY):
+            keep_copies_alike(model, key)
+        model.set_attachments(KEY, (*(model.get_attachment(KEY) or ()), applied))
         model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
         model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, run_with_motion)
         model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
@@ -184,7 +237,8 @@ class ApplyMotionModule(io.ComfyNode):
 def _patch_schedule(model: io.Model.Type, choice: str, motion_module: LoadedMotionModule) -> str:
     """Set the noise schedule; *auto* of a consistency model is a distilled one."""
     config = motion_module.config
-    plain = config.generation == "animatelcm" and config.beta_schedule == SQRT_LINEAR
+    known = GENERATIONS[config.generation].beta_schedule
+    plain = config.generation.startswith("animatelcm") and config.beta_schedule == known
     discrete = isinstance(model.get_model_object("model_sampling"), ModelSamplingDiscrete)
     if choice == "auto" and plain and discrete:
         patch_schedule(model, "lcm", config.beta_schedule)
@@ -192,96 +246,27 @@ def _patch_schedule(model: io.Model.Type, choice: str, motion_module: LoadedMoti
     return patch_schedule(model, choice, config.beta_schedule)
 
 
-def run_with_motion(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """OUTER_SAMPLE wrapper: look at what the run was given, and at the noise schedule."""
-    guider = executor.class_obj
-    begin_run(guider, inspect.signature(executor.original).bind(*args, **kwargs).arguments["noise"])
-    patcher = guider.model_patcher
-    chosen = [one.schedule for one in patcher.get_attachment(KEY) or () if one.schedule is not None]
-    if chosen:
-        tell_if_replaced(chosen[-1], patcher.get_model_object("model_sampling"))
-    return executor(*args, **kwargs)
+def _value(name: str, given: object) -> Value:
+    return as_value(name, given, 0.0, 10.0)
 
 
-def apply_model_with_motion(
-    executor: Any,
-    x: Any,
-    t: Any,
-    c_concat: Any = None,
-    c_crossattn: Any = None,
-    control: Any = None,
-    transformer_options: dict | None = None,
-    **kwargs: Any,
-) -> Any:
-    """APPLY_MODEL wrapper: run one model call with the motion modules in the UNet.
-
-    ``x`` is (B*F, C, H, W): every cond folded into the batch is one video. ``t`` is the noise level, (B*F,).
-    """
-    base = executor.class_obj
-    options = transformer_options or {}
-    # The patcher that samples, not the one the node saw: a clone carries its own copies.
-    patcher = base.current_patcher
-    motions = []
-    for motion_patcher, settings in zip(
-        patcher.get_additional_models_with_key(KEY), patcher.get_attachment(KEY), strict=True
-    ):
-        if _is_active(settings, base.model_sampling, t):
-            frames = _frames(x, options, settings)
-            known = motion_patcher.model.config.pe_length
-            if frames > known and causal_frame_is_added(options):
-                raise ValueError(
-                    "ComfyUI's Context Windows (Manual) adds a frame to each of its windows, which makes "
-                    f"{frames}, and {settings.name} knows positions for {known}. Switch its "
-                    "causal_window_fix off, or use AnimateDiff Flipbook's Context Windows, which cuts "
-                    "ControlNet images as well."
-                )
-            call = MotionCall(
-                frames=frames,
-                scale=settings.scale,
-                effect=settings.effect,
-                attention=chosen_attention(options),
-            )
-            motions.append((motion_patcher.model, call))
-    if motions and incumbent_is_on(patcher):
-        raise ValueError(INCUMBENT)
-    with inserted(base.diffusion_model, motions):
-        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-
-
-def _frames(x: Any, options: dict, settings: MotionSettings) -> int:
-    """Frames per video in this call.
-
-    Raises:
-        ValueError: the batch cannot be a clip.
-    """
-    # Context windows that share a call are videos of their own.
-    windows = getattr(options.get("context_window"), "num_windows", 1)
-    videos = len(options.get("cond_or_uncond") or [0]) * windows
-    if x.shape[0] % videos:
-        raise ValueError(
-            f"The model was called with a batch of {x.shape[0]} for {videos} conds, so the frames of a clip "
-            "are not together. Another node re-batches model calls; take it off the model."
-        )
-    frames = x.shape[0] // videos
-    if frames < 2:
-        raise ValueError(
-            f"{settings.name} got a single frame, but motion needs several: set the batch size of the empty "
-            "latent to the number of frames (16 is what motion modules were trained on), or bypass Apply "
-            "Motion Module."
-        )
-    return frames
-
-
-def _is_active(settings: MotionSettings, model_sampling: Any, t: Any) -> bool:
-    """Whether the noise level lies in the part of the schedule that the user chose."""
-    if settings.effect == 0.0:
-        return False
-    if settings.start_percent <= 0.0 and settings.end_percent >= 1.0:
-        return True  # without a look at t, which would make a GPU wait
-    sigma = float(t.flatten()[0])
-    first = model_sampling.percent_to_sigma(settings.start_percent)
-    last = model_sampling.percent_to_sigma(settings.end_percent)
-    return last <= sigma <= first
+def _without_use(
+    settings: ModuleSettings, keyframes: Sequence[Keyframe], module: LoadedMotionModule, motion_lora: object
+) -> list[str]:
+    """A line for each thing that is set and does nothing."""
+    lines = []
+    if motion_lora is None and any("lora_strength" in keyframe.values for keyframe in keyframes):
+        lines.append("A keyframe sets lora_strength, and there is no MotionLoRA to have it")
+    blocks = [*settings.blocks, *(block for one in keyframes for block in one.values.get("blocks") or ())]
+    missing = [
+        values.block for values in blocks if not any(values.names(name) for name in module.config.widths)
+    ]
+    if missing:
+        named = ", ".join(dict.fromkeys(missing))
+        lines.append(f"{module.name} has no block {named}: values for it do nothing")
+    for line in lines:
+        logger.warning("%s", line)
+    return lines
 
 
 def _require_loaded(value: object) -> None:

@@ -15,13 +15,16 @@ from ...motion_core.files.checkpoint import (
     open_motion_module,
     working_dtype,
 )
+from ...motion_core.files.control_parts import load_control_parts
 from ...motion_core.files.lora import read_lora
 from ...motion_core.files.recognise import KINDS
 from ...motion_core.module.config import GROUPNORM_MODES
+from ...motion_core.module.values import times
 from .. import paths
 from ..checks import check_inputs
 from ..compat import logger, make_schema, new_patcher, show_on_node
 from ..types import CATEGORY, ChosenLora, LoadedMotionModule, MotionLora, MotionModule
+from .motion_value import as_value, value_input
 
 SMALL_BYTES = 256 * 2**20
 """Up to this size, memory is no reason to hold a motion module in 16 bit."""
@@ -113,6 +116,10 @@ class LoadMotionLora(io.ComfyNode):
                     tooltip="Strength of the motion. Negative values reverse it; 0 leaves it out.",
                 ),
                 MotionLora.Input("previous", optional=True, tooltip="A MotionLoRA to combine with this one."),
+                value_input(
+                    "strength_values",
+                    "A strength for each frame or place, times `strength`: Float Schedule or Motion Value.",
+                ),
             ],
             outputs=[MotionLora.Output(display_name="motion_loras", tooltip="For Apply Motion Module.")],
         )
@@ -122,18 +129,29 @@ class LoadMotionLora(io.ComfyNode):
         return paths.check(paths.MOTION_LORAS, motion_lora)
 
     @classmethod
-    def fingerprint_inputs(cls, motion_lora: str, strength: float = 1.0, previous: object = None) -> str:
+    def fingerprint_inputs(
+        cls,
+        motion_lora: str,
+        strength: float = 1.0,
+        previous: object = None,
+        strength_values: object = None,
+    ) -> str:
         return f"{paths.fingerprint(paths.MOTION_LORAS, motion_lora)}:{strength}"
 
     @classmethod
     def execute(
-        cls, motion_lora: str, strength: float = 1.0, previous: tuple[ChosenLora, ...] | None = None
+        cls,
+        motion_lora: str,
+        strength: float = 1.0,
+        previous: tuple[ChosenLora, ...] | None = None,
+        strength_values: object = None,
     ) -> io.NodeOutput:
         check_inputs(cls, locals())
         lora = read_lora(paths.full_path(paths.MOTION_LORAS, motion_lora))
         if lora.kind != "motion_lora":
             raise ValueError(f"{motion_lora} is not a MotionLoRA. It is {KINDS[lora.kind]}.")
-        return io.NodeOutput((*chosen_loras(previous), ChosenLora(lora, strength)))
+        values = as_value("strength_values", strength_values, -10.0, 10.0)
+        return io.NodeOutput((*chosen_loras(previous), ChosenLora(lora, times(strength, values))))
 
 
 def chosen_loras(value: object) -> tuple[ChosenLora, ...]:
@@ -161,12 +179,9 @@ def _load(file: MotionFile, disable_dynamic: bool = False) -> ModelPatcher:
     """
     bar = comfy.utils.ProgressBar(file.num_values)
     # Layers cast to the type of their input, so any module runs on any base: fp16, bf16, fp32 or fp8.
-    model = load_motion_module(
-        file,
-        operations=comfy.ops.manual_cast,
-        dtype=weight_dtype(file.dtype, file.num_values),
-        progress=lambda done: bar.update_absolute(done),
-    )
+    kinds = {"operations": comfy.ops.manual_cast, "dtype": weight_dtype(file.dtype, file.num_values)}
+    model = load_motion_module(file, **kinds, progress=lambda done: bar.update_absolute(done))
+    load_control_parts(model, file.source, file.control_keys, **kinds)
     return new_patcher(model, _load, file, plain=disable_dynamic)
 
 

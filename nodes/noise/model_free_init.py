@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ...motion_core.clips.free_init import LowPass
+from ...motion_core.clips.free_init import VARIANTS, LowPass
 from ..checks import check_inputs
 from ..compat import make_schema
 from ..sampler_inputs import low_pass_inputs
@@ -40,6 +40,16 @@ class ModelFreeInit(io.ComfyNode):
                         "and not only from the second on."
                     ),
                 ),
+                io.Combo.Input(
+                    "variant",
+                    options=list(VARIANTS),
+                    default=VARIANTS[0],
+                    optional=True,
+                    tooltip=(
+                        "freeinit: as published. dinkinit: a variant that some graphs set (DinkInit_v1), "
+                        "whose start is much weaker in its slow part."
+                    ),
+                ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model, sampled several times.")],
         )
@@ -54,8 +64,11 @@ class ModelFreeInit(io.ComfyNode):
         temporal_cutoff: float = 0.25,
         order: int = 4,
         from_pictures: bool = False,
+        variant: str = VARIANTS[0],
     ) -> io.NodeOutput:
         check_inputs(cls, locals())
+        if variant not in VARIANTS:
+            raise ValueError(f"Unknown variant {variant!r}; expected one of {', '.join(VARIANTS)}.")
         low_pass = LowPass(filter, spatial_cutoff, temporal_cutoff, order)
-        chosen = FreeInitSettings(iterations, low_pass, from_pictures)
+        chosen = FreeInitSettings(iterations, low_pass, from_pictures, variant)
         return io.NodeOutput(put_on(model, replace(start_of(model), free_init=chosen)))

@@ -19,7 +19,15 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 
 from ...motion_core.clips.frame_noise import FrameNoise, draw_frame_noise
-from ...motion_core.clips.free_init import LowPass, diffuse, low_pass_filter, mix_frequencies, start_noise
+from ...motion_core.clips.free_init import (
+    VARIANTS,
+    LowPass,
+    diffuse,
+    diffuse_dinkinit,
+    low_pass_filter,
+    mix_frequencies,
+    start_noise,
+)
 from ..compat import logger
 from .frame_noise import NoiseSource
 
@@ -56,6 +64,8 @@ class FreeInitSettings:
     low_pass: LowPass
     from_pictures: bool
     """Whether the first iteration, too, keeps the slow part of what the latent shows."""
+    variant: str = VARIANTS[0]
+    """One of :data:`motion_core.clips.free_init.VARIANTS`."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +149,7 @@ def _sample_again(
     if mask is not None:
         mask = comfy.sampler_helpers.prepare_mask(mask, first.shape, first.device)
     model = guider.model_patcher
-    process_in = model.get_model_object("process_latent_in")
+    process_in, process_out = (model.get_model_object(f"process_latent_{way}") for way in ("in", "out"))
     sigma, sigma_max = float(sigmas[0]), float(model.get_model_object("model_sampling").sigma_max)
     # ComfyUI does not shift an empty latent either.
     under = process_in(latent) if torch.count_nonzero(latent) else torch.zeros_like(latent)
@@ -153,8 +163,12 @@ def _sample_again(
         if clip is not None:
             fresh = FrameNoise(seed=(seed + (iteration or settings.iterations)) % 2**64)
             fresh = draw_frame_noise(fresh, first.shape).to(first.device)
-            mixed = mix_frequencies(diffuse(clip.to(first), first, sigma), fresh, keep)
-            again = start_noise(mixed, under.to(first.device), sigma, sigma_max).to(first)
+            if settings.variant == "dinkinit":
+                seen = process_out(clip.to(first))
+                again = mix_frequencies(diffuse_dinkinit(seen, first, sigma_max), fresh, keep).to(first)
+            else:
+                mixed = mix_frequencies(diffuse(clip.to(first), first, sigma), fresh, keep)
+                again = start_noise(mixed, under.to(first.device), sigma, sigma_max).to(first)
             # Outside of a mask ComfyUI noises the latent itself, with this noise.
             call.arguments["noise"] = again if mask is None else torch.lerp(first, again, mask.to(first))
         guider.conds = {name: [cond.copy() for cond in entries] for name, entries in conds.items()}

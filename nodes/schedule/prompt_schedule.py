@@ -15,9 +15,8 @@ from ...motion_core.schedule.value_schedule import (
 )
 from ..checks import check_inputs
 from ..compat import logger, make_schema
-from ..types import CATEGORY
+from ..types import CATEGORY, Floats
 
-Floats = io.Custom("FLOATS")
 MASK_SIZE = 64
 """Height and width of schedule masks, in pixels: every pixel is alike, and ComfyUI scales masks to fit."""
 SPELLINGS = (

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from urllib.request import Request, urlopen
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 WINDOW = {"width": 1800, "height": 1000}
+LARGE_WINDOW = {"width": 2600, "height": 1300}
+"""In smaller ones the canvas draws the texts of our largest graphs as bars."""
 TIMEOUT = 180_000.0  # milliseconds; seconds are enough, but not on a machine with other work
 
 _SETTINGS = {
@@ -30,9 +33,31 @@ _MISSING = """() => [...new Set(window.app.graph._nodes.map(node => node.type)
 # Newer pages have an overlay where older ones have dialogs.
 _ALERTS = """() => [...document.querySelectorAll('.p-toast-message-error, .p-toast-message-warn, .p-dialog, '
     + '[data-testid=error-overlay]')].map(element => element.innerText.trim())"""
+# What a run leaves on the nodes it fails in; the first is what draws them red.
+_FAULTS = """() => [
+    ...window.app.graph._nodes.filter(node => node.has_errors).map(node => `${node.type} is red`),
+    ...Object.values(window.app.lastNodeErrors ?? {}).map(error => JSON.stringify(error)),
+    ...(window.app.lastExecutionError ? [JSON.stringify(window.app.lastExecutionError)] : []),
+]"""
 _TEXTS = """() => Object.fromEntries(window.app.graph._nodes.flatMap(
     node => (node.widgets ?? []).filter(widget => widget.name === '$$node-text-preview')
         .map(widget => [node.type, String(widget.value)])))"""
+# Elements know their true size; on the canvas a node is drawn as large as its widgets need, whatever it says.
+_BOXES = """() => {
+    const scale = window.app.canvas.ds.scale, offset = window.app.canvas.ds.offset;
+    const canvas = window.app.canvas.canvas.getBoundingClientRect();
+    return window.app.graph._nodes.map(node => {
+        const element = document.querySelector(`[data-node-id="${node.id}"]`);
+        if (element) {
+            const box = element.getBoundingClientRect();
+            return [node.id, (box.x - canvas.x) / scale - offset[0], (box.y - canvas.y) / scale - offset[1],
+                    box.width / scale, box.height / scale];
+        }
+        const title = window.LiteGraph.NODE_TITLE_HEIGHT, needed = node.computeSize();
+        return [node.id, node.pos[0], node.pos[1] - title, node.size[0],
+                Math.max(node.size[1], needed[1]) + title];
+    });
+}"""
 _SHOW_ALL = """() => {
     const canvas = window.app.canvas, ratio = window.devicePixelRatio;
     let [left, top, right, bottom] = [Infinity, Infinity, -Infinity, -Infinity];
@@ -104,6 +129,12 @@ class Frontend:
         body = json.dumps(value).encode()
         urlopen(Request(f"{self.url}/settings/{setting}", body, method="POST"), timeout=30).close()
 
+    def reload(self) -> None:
+        """Load the page anew; it lists the server's files once."""
+        self._load()
+        self.page.wait_for_timeout(3000)  # until it has brought back what was open before
+        self.close_dialogs()
+
     def _load(self) -> None:
         self.page.goto(self.url)
         self.page.wait_for_function(_READY)
@@ -111,8 +142,7 @@ class Frontend:
     def draw_nodes_as_elements(self, yes: bool) -> None:
         """Load the page anew with nodes as its elements ("Nodes 2.0"), or drawn on a canvas."""
         self._set("Comfy.VueNodes.Enabled", yes)
-        self._load()
-        self.page.wait_for_timeout(3000)  # until it has brought back what was open before
+        self.reload()
 
     def open(self, workflow: dict) -> None:
         """Load a UI-format workflow, as dropping its file on the page does."""
@@ -127,6 +157,43 @@ class Frontend:
         """Texts of the toasts and dialogs on the page."""
         return self.page.evaluate(_ALERTS)
 
+    def faults(self) -> list[str]:
+        """Red nodes of the open workflow, and the errors of its last run."""
+        return self.page.evaluate(_FAULTS)
+
+    def missing_models(self) -> dict[str, str]:
+        """``folder/name`` -> where to get it (its /resolve/ or its /blob/ page), of every missing file.
+
+        Older pages have a dialog, whose entries are titled with the address; newer ones a panel with a
+        button that copies it.
+        """
+        dialog = self.page.locator(".comfy-missing-models [title^=http]:not(button)")
+        details = self.page.get_by_text("View details")
+        dialog.or_(details).first.wait_for()
+        if dialog.count():
+            return {
+                re.sub(r"\s*/\s*", "/", entry.inner_text()): entry.get_attribute("title")
+                for entry in dialog.all()
+            }
+        details.click()
+        rows = self.page.locator("[data-testid=missing-model-importable-rows] > div")
+        rows.first.wait_for()
+        self.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        found = {}
+        for row in rows.all():
+            name, folder = row.inner_text().splitlines()[:2]
+            row.get_by_label("Copy URL").click()
+            found[f"{folder}/{name}"] = self.page.evaluate("() => navigator.clipboard.readText()")
+        return found
+
+    def nodes_that_show_pictures(self) -> set[int]:
+        """Ids of the nodes on which the last run has left pictures."""
+        ids = self.page.evaluate(
+            "() => Object.entries(window.app.nodeOutputs).filter(([, shown]) => shown?.images?.length)"
+            ".map(([id]) => id)"
+        )
+        return {int(number) for number in ids}
+
     def drawn_nodes(self) -> set[int]:
         """Ids of the nodes in view that are elements of the page."""
         self.page.evaluate(_SHOW_ALL)
@@ -135,6 +202,12 @@ class Frontend:
             "() => [...document.querySelectorAll('[data-node-id]')].map(element => element.dataset.nodeId)"
         )
         return {int(number) for number in ids}
+
+    def boxes(self) -> dict[int, tuple[float, float, float, float]]:
+        """Left, top, width and height of every node as it is drawn, title included."""
+        self.page.evaluate(_SHOW_ALL)
+        self.page.wait_for_timeout(500)
+        return {int(number): tuple(box) for number, *box in self.page.evaluate(_BOXES)}
 
     def close_dialogs(self) -> None:
         """Dismiss what lies over the canvas."""
@@ -175,8 +248,11 @@ class Frontend:
         self.page.evaluate("async () => { await window.app.queuePrompt(0, 1) }")
 
     def screenshot(self, path: Path) -> None:
-        """A PNG of the window with the whole graph in view."""
+        """A PNG of a large window with the whole graph in view."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self.page.set_viewport_size(LARGE_WINDOW)
+        self.page.wait_for_timeout(300)
         self.page.evaluate(_SHOW_ALL)
         self.page.wait_for_timeout(500)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=str(path))
+        self.page.set_viewport_size(WINDOW)

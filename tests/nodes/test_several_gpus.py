@@ -3,6 +3,8 @@
 Two names of the CPU stand for two GPUs; all else is ComfyUI's own code. Versions without the split skip.
 """
 
+import threading
+
 import comfy.model_management
 import comfy.sample
 import comfy.sd
@@ -12,8 +14,10 @@ from animatediff_flipbook.motion_core.files.lora import lora_targets, save_motio
 from animatediff_flipbook.nodes.context.context import ContextWindows
 from animatediff_flipbook.nodes.motion.apply import KEY, ApplyMotionModule
 from animatediff_flipbook.nodes.motion.load import LoadMotionLora
+from animatediff_flipbook.nodes.motion.motion_keyframe import MotionKeyframe
 from animatediff_flipbook.nodes.types import LoadedMotionModule
-from animatediff_flipbook.tests.nodes.context.test_controls import controlnet
+from animatediff_flipbook.tests.nodes.context.test_controls import controlnet, t2i_adapter
+from comfy.patcher_extension import WrappersMP
 
 multigpu = pytest.importorskip("comfy.multigpu", reason="this ComfyUI does not split work among GPUs")
 
@@ -83,6 +87,20 @@ def test_the_split_changes_nothing(base, motion_module):
         torch.testing.assert_close(sample(model), wanted, **CLOSE)
 
 
+def test_both_devices_work(base, motion_module):
+    """Guards the tests of this file: ComfyUI really sends conds to the second device."""
+    model = ContextWindows.execute(split(apply(base, motion_module())), length=4, overlap=1)[0]
+    threads = set()
+
+    def look(executor, *args, **kwargs):
+        threads.add(threading.current_thread())
+        return executor(*args, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", look)
+    sample(model, frames=10)
+    assert len(threads) == 2, "one thread for each device"
+
+
 def test_a_motion_lora_that_comes_later_is_on_every_copy(base, motion_module, lora):
     module = motion_module()
     model = split(apply(base, module))
@@ -111,6 +129,29 @@ def test_patches_change_between_runs_of_one_split_model(base, motion_module, lor
     torch.testing.assert_close(sample(model), sample(apply(base, module, chosen)), **CLOSE)
 
 
+def test_one_module_with_other_loras_in_two_branches(base, motion_module, lora):
+    module = motion_module()
+    chosen = lora(1, 1.0), lora(2, 1.0)
+    wanted = [sample(apply(base, module, one)) for one in chosen]
+    assert not torch.allclose(*wanted, atol=1e-2)
+    models = [split(apply(base, module, one)) for one in chosen]
+    for _ in range(2):  # in turns, so that each takes the weights over from the other
+        for model, expected in zip(models, wanted, strict=True):
+            torch.testing.assert_close(sample(model), expected, **CLOSE)
+    torch.testing.assert_close(sample(apply(split(base), module)), sample(apply(base, module)), **CLOSE)
+
+
+def test_one_module_twice_on_a_model(base, motion_module, lora):
+    module, chosen = motion_module(), lora(1, 1.0)
+
+    def twice(model):
+        return apply(apply(model, module, chosen), module, effect=0.5)
+
+    wanted = sample(twice(base))
+    for model in (split(twice(base)), twice(split(base))):
+        torch.testing.assert_close(sample(model), wanted, **CLOSE)
+
+
 @pytest.mark.parametrize("order", [("v3", "v2"), ("v2", "v3")])
 def test_several_modules_keep_their_order(base, motion_module, order):
     first, second = (motion_module(generation) for generation in order)
@@ -132,12 +173,13 @@ def test_windows_are_split_too(base, motion_module):
     torch.testing.assert_close(sample(split(windowed), frames=10), wanted, **CLOSE)
 
 
+@pytest.mark.parametrize("kind", [controlnet, t2i_adapter])
 @pytest.mark.parametrize("chained", [False, True])
-def test_every_copy_of_a_controlnet_sees_its_window_s_frames(base, motion_module, chained):
+def test_every_copy_of_a_controlnet_sees_its_window_s_frames(base, motion_module, kind, chained):
     hint = 50 * torch.rand(10, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 
     def conds():
-        control = controlnet(base).set_cond_hint(hint, 0.8)
+        control = kind(base).set_cond_hint(hint if kind is controlnet else hint / 50, 0.8)
         if chained:
             control.set_previous_controlnet(controlnet(base).set_cond_hint(hint.flip(0), 0.5))
         return [cond(seed, control=control, control_apply_to_uncond=False) for seed in (1, 2)]
@@ -161,6 +203,17 @@ def test_a_base_elsewhere_takes_the_module_with_it(base, motion_module):
     torch.testing.assert_close(sample(model), wanted, **CLOSE)
 
 
+def test_a_base_that_moves_later_takes_its_modules_with_it(base, motion_module, lora):
+    """What Select Model Device does after Apply Motion Module."""
+    model = apply(apply(base, motion_module("v3"), lora(1, 1.0), effect=0.7), motion_module("v2"))
+    model = ContextWindows.execute(model, length=4, overlap=1)[0]
+    wanted = sample(model, frames=10)
+    moved = model.clone().deepclone_multigpu(new_load_device=SECOND)
+    assert [one.load_device for one in moved.get_additional_models_with_key(KEY)] == [SECOND, SECOND]
+    torch.testing.assert_close(sample(moved, frames=10), wanted, **CLOSE)
+    torch.testing.assert_close(sample(model, frames=10), wanted, **CLOSE)
+
+
 def test_a_forced_deep_copy_has_weights_of_its_own(motion_module):
     patcher = motion_module().patcher
     copy = patcher.clone(force_deepcopy=True)
@@ -173,3 +226,16 @@ def test_comfyui_s_cache_may_ask_whether_weights_are_read_on_demand(motion_modul
     module = motion_module()
     assert module.is_dynamic() is module.patcher.is_dynamic()
     assert LoadedMotionModule("x", module.config, object(), None).is_dynamic() is False  # an older patcher
+
+
+def test_a_strength_that_changes_does_so_on_every_copy(base, motion_module, lora):
+    """MotionLoRAs beside the weights are models of their own; keyframes come as far on every copy."""
+    module, chosen = motion_module(), lora(1, 1.0)
+    later = MotionKeyframe.execute(0.4, lora_strength=[1.0, 0.2], effect=0.8)[0]
+    wanted = sample(apply(base, module, chosen, motion_keyframes=later))
+    assert not torch.allclose(wanted, sample(apply(base, module, chosen)), atol=1e-2)
+    for model in (
+        split(apply(base, module, chosen, motion_keyframes=later)),
+        apply(split(base), module, chosen, motion_keyframes=later),
+    ):
+        torch.testing.assert_close(sample(model), wanted, **CLOSE)

@@ -46,7 +46,7 @@ def test_image_to_video(case):
         features = encoder_for(tensors("animatelcm/i2v_motion_module.safetensors"))(
             reference_of(settings, io), META["frames"], settings["motion_scale"]
         )
-    features = features_by_module(features, settings["insertion_weights"])
+    features = features_by_module(features, motion.config.widths, settings["insertion_weights"])
     call = MotionCall(META["frames"], features=features)
     y = run_videos(base_unet("animatelcm"), io, [(motion, call)])
     assert relative_error(y, io[f"{case}.y"]) <= FP32

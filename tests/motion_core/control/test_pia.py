@@ -1,11 +1,14 @@
 """PIA: the original's numbers and tables."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from animatediff_flipbook.motion_core.control.pia import (
     SETTINGS,
     frame_values,
     input_channels,
+    input_layer,
     with_reference,
 )
 from animatediff_flipbook.motion_core.files.checkpoint import load_motion_module, open_motion_module
@@ -48,7 +51,8 @@ def test_golden(name, unet):
     assert file.config.generation == "pia"
     motion = load_motion_module(file, dtype=torch.float32)
     before = snapshot(unet)
-    with with_reference(unet, tensors("pia/pia.safetensors")["conv_in.weight"], channels):
+    layer = input_layer(tensors("pia/pia.safetensors")["conv_in.weight"], dtype=torch.float32)
+    with with_reference(unet, layer, channels):
         call = MotionCall(META["frames"])
         y = run_frames(unet, fold(io["x"]), io["timestep"], io["context"], [(motion, call)])
     assert relative_error(unfold(y, 1), io[f"{name}.y_motion"]) <= FP32
@@ -88,11 +92,25 @@ def test_the_base_is_whole_after_an_error_and_other_bases_are_refused(unet):
     weight = tensors("pia/pia.safetensors")["conv_in.weight"]
     channels = input_channels(torch.ones(2), torch.zeros(1, 4, 8, 8))
     before = snapshot(unet)
-    with pytest.raises(RuntimeError), with_reference(unet, weight, channels), inserted(unet, []):
+    with pytest.raises(RuntimeError), with_reference(unet, input_layer(weight), channels), inserted(unet, []):
         raise RuntimeError
     assert_untouched(unet, before)
     with (
-        pytest.raises(ValueError, match="PIA's input convolution"),
-        with_reference(unet, weight[:16], channels),
+        pytest.raises(ValueError, match="PIA's input convolution makes 16"),
+        with_reference(unet, input_layer(weight[:16]), channels),
     ):
         pass
+    with pytest.raises(ValueError, match="9, 3, 3"):
+        input_layer(weight[:, :8])
+
+
+def test_nobody_sees_a_reference_that_is_not_of_this_call(unet):
+    """Another thread's call runs through the layer unchanged, and so does one after the end."""
+    io = tensors("pia/io.safetensors")
+    weight = tensors("pia/pia.safetensors")["conv_in.weight"]
+    x = fold(io["x"])
+    plain = run_frames(unet, x, io["timestep"], io["context"])
+    channels = input_channels(torch.ones(x.shape[0]), io["reference"])
+    with torch.no_grad(), with_reference(unet, input_layer(weight), channels), ThreadPoolExecutor(1) as pool:
+        other = pool.submit(run_frames, unet, x, io["timestep"], io["context"]).result()
+    assert torch.equal(other, plain)

@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from animatediff_flipbook.motion_core.control.image_encoder import ImageEncoder
 from animatediff_flipbook.motion_core.files.checkpoint import (
     load_motion_module,
     motion_state_dict,
     open_motion_module,
     save_motion_module,
 )
+from animatediff_flipbook.motion_core.files.control_parts import load_control_parts
 from animatediff_flipbook.motion_core.module.config import ModuleShape, MotionModuleConfig
 from animatediff_flipbook.motion_core.module.layers import MotionCall, sinusoidal_positions
 from animatediff_flipbook.motion_core.module.model import MotionModel
@@ -196,14 +198,65 @@ class TestLayouts:
         }
         assert_same_model(load(write(tmp_path / "mm.safetensors", state)), model)
 
+    @pytest.mark.parametrize(
+        ("name", "steps"),
+        [
+            ("animatediff_lightning_4step_comfyui.safetensors", "4"),
+            ("AnimateDiff-Lightning-8step.safetensors", "8"),
+            ("mm_sd_v15_v2.safetensors", None),
+            ("lightning.safetensors", None),
+        ],
+    )
+    def test_lightning_says_how_it_is_sampled(self, tmp_path, name, steps):
+        """Its layout is v2's; only the name tells the number of steps."""
+        file = open_motion_module(write(tmp_path / name, original(make("v2"))))
+        assert file.config.generation == "v2"
+        told = [note for note in file.notes if "Lightning" in note]
+        assert bool(told) == bool(steps)
+        assert not steps or f"{steps} steps" in told[0]
+
     def test_pia(self, tmp_path):
         model = make("pia")
         state = original(model) | {"conv_in.weight": torch.ones(32, 9, 3, 3), "conv_in.bias": torch.ones(32)}
         path = write(tmp_path / "pia.ckpt", state)
         file = open_motion_module(path)
         assert file.config == model.config
-        assert any("conv_in" in note for note in file.notes), "what is left out must be said"
+        assert any("PIA Reference" in note for note in file.notes), "what it wants must be said"
+        assert file.control_keys == {"conv_in.weight": "conv_in.weight"}
         assert_same_model(load(path), model)
+
+    def test_a_first_convolution_of_another_kind_is_no_pia(self, tmp_path):
+        """A checkpoint of a whole UNet has one with 4 inputs."""
+        state = original(make()) | {"conv_in.weight": torch.ones(32, 4, 3, 3)}
+        file = open_motion_module(write(tmp_path / "mm.ckpt", state))
+        assert file.config.generation == "v3"
+        assert not file.control_keys
+
+    @pytest.mark.parametrize("start", ["", "module."])
+    def test_animatelcm_i2v(self, tmp_path, start):
+        model = make("animatelcm_i2v")
+        encoder = initialise(ImageEncoder((32, 64)))
+        state = without_positions(original(model))
+        state |= {f"img_encoder.{key}": value for key, value in encoder.state_dict().items()}
+        path = write(tmp_path / "i2v.ckpt", {f"{start}{key}": value for key, value in state.items()})
+        file = open_motion_module(path)
+        assert file.config == model.config
+        assert any("Image Reference" in note for note in file.notes)
+        assert not any("left out" in note for note in file.notes)
+        loaded = load(path)
+        load_control_parts(loaded, file.source, file.control_keys)
+        reference = torch.randn(1, 4, 8, 8)
+        for got, wanted in zip(loaded.img_encoder(reference, 3), encoder(reference, 3), strict=True):
+            assert torch.equal(got, wanted)
+
+    def test_a_broken_image_encoder_is_named(self, tmp_path):
+        model = make("animatelcm_i2v")
+        encoder = initialise(ImageEncoder((32, 64))).state_dict()
+        del encoder["body.1.block1.bias"]
+        state = original(model) | {f"img_encoder.{key}": value for key, value in encoder.items()}
+        file = open_motion_module(write(tmp_path / "i2v.safetensors", state))
+        with pytest.raises(ValueError, match="i2v.safetensors cannot be used.*body.1.block1.bias"):
+            load_control_parts(load(file.source.path), file.source, file.control_keys)
 
     def test_sdxl_widths_without_metadata(self, tmp_path):
         """On the meta device's sizes, to the letter: which release has these widths."""

@@ -30,7 +30,11 @@ CASES = {
         ["lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q.hada_w1_a"],
     ],
     "sparsectrl": [["controlnet_cond_embedding.weight", f"{MM}.norm.weight"]],
-    "cameractrl": [["encoder_down_conv_blocks.0.weight", f"{BLOCK}.processor.qkv_merge.weight"]],
+    "cameractrl": [
+        ["encoder_down_conv_blocks.0.weight", f"{BLOCK}.processor.qkv_merge.weight"],
+        ["pose_encoder_state_dict.encoder_conv_in.weight", f"attention_processor_state_dict.{BLOCK}.x"],
+    ],
+    "fancyvideo": [[f"{MM}.norm.weight", "fps_embedding.linear.weight", "conv_in.weight"]],
     "controlnet": [
         ["controlnet_cond_embedding.conv_in.weight", "controlnet_mid_block.weight"],
         ["control_model.zero_convs.0.0.weight", "control_model.input_blocks.0.0.weight"],

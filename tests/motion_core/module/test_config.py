@@ -56,7 +56,7 @@ def test_generations_are_those_released(generation, slots, modules, length, unet
 
 
 def test_every_generation_is_covered_above():
-    assert set(GENERATIONS) == {"v1", "v2", "v3", "sdxl", "hotshotxl", "animatelcm", "pia"}
+    assert set(GENERATIONS) == {"v1", "v2", "v3", "sdxl", "hotshotxl", "animatelcm", "animatelcm_i2v", "pia"}
 
 
 @pytest.mark.parametrize(

@@ -811,3 +811,83 @@ def test_hints_are_prepared_once_for_every_size(animated, prompts):
     sample(model, (positive, prompts[1]), steps=3)
     assert sorted(set(images)) == [(8, 3, 16, 16), (8, 3, 32, 32)]
     assert len(images) == 2 * 4  # once per window and size, in whatever step
+
+
+@pytest.mark.parametrize("schedule", ["standard_static", "batched", "looped_uniform"])
+def test_windows_of_one_frame_are_for_models_without_a_motion_module(base, animated, prompts, schedule):
+    one = {"length": 1, "overlap": 0, "schedule": schedule}
+    plain = sample(base[0], prompts, frames=3)
+    assert torch.allclose(sample(windowed(base[0], **one), prompts, frames=3), plain, atol=1e-3)
+    with pytest.raises(ValueError, match="windows of a single frame"):
+        sample(windowed(animated[0], **one), prompts, frames=3)
+
+
+class Inputs(Recorder):
+    """Writes down the latents and the frames of every call."""
+
+    def __call__(self, executor, x, t, c_concat=None, c_crossattn=None, control=None, options=None, **kwargs):
+        self.calls.append((x.clone(), options["ad_params"]["sub_idxs"], c_crossattn.clone()))
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_retained_frames_stand_in_their_places_of_every_window(base, prompts, together):
+    model = windowed(
+        base[0], length=8, overlap=3, windows_per_batch=together, latent_retain_index_list=" 0,2"
+    )
+    inputs = Inputs(model)
+    latent = per_frame((FRAMES, 4, 4, 4))
+    sample(model, prompts, steps=1, latent=latent, disable_noise=True, cfg=1.0)
+    assert inputs.calls
+    first = inputs.calls[0][0]
+    for x, frames, _ in inputs.calls:
+        for number, frame in enumerate(frames):
+            place = number % 8
+            assert torch.equal(x[number], first[place]) is (place in (0, 2) or frame == place)
+
+
+@pytest.mark.parametrize("text", ["8", "-1", "first", "0;1", "1.5"])
+def test_retained_frames_that_no_window_has_are_refused(animated, text):
+    with pytest.raises(ValueError, match="frames from 0 to 7 .a window has 8."):
+        windowed(animated[0], length=8, latent_retain_index_list=text)
+
+
+def other_prompts(like):
+    """Three parts of a combined prompt."""
+    random = torch.Generator().manual_seed(4)
+    return [[torch.randn(like[0][0].shape, generator=random), {}] for _ in range(3)]
+
+
+@pytest.mark.parametrize("together", [1, 4])
+def test_split_conds_take_turns_over_the_clip(base, prompts, together):
+    """With windows apart from each other: as if each third had been sampled with its prompt alone."""
+    model = windowed(
+        base[0], length=8, schedule="batched", windows_per_batch=together, split_conds_to_windows=True
+    )
+    three = other_prompts(prompts[0])
+    got = sample(model, (three, prompts[1]), steps=2)
+    for number, prompt in enumerate(three):
+        alone = windowed(base[0], length=8, schedule="batched")
+        wanted = sample(alone, ([prompt], prompts[1]), steps=2)
+        part = slice(8 * number, 8 * number + 8)
+        assert_close(got[part], wanted[part])
+    assert (got - sample(windowed(base[0], length=8), (three, prompts[1]), steps=2)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "options", [{"latent_retain_index_list": "0,3"}, {"split_conds_to_windows": True}, {}]
+)
+def test_options_that_comfyui_has_too_do_the_same(animated, prompts, options):
+    if "causal_window_fix" not in inspect.signature(IndexListContextHandler).parameters:
+        pytest.skip("this ComfyUI's own windows cannot have their frames in the batch")
+    model, _ = animated
+    three = other_prompts(prompts[0])
+    windows = comfy.context_windows
+    core = model.clone()
+    core.model_options["context_handler"] = IndexListContextHandler(
+        context_schedule=windows.get_matching_context_schedule("standard_static"),
+        fuse_method=windows.get_matching_fuse_method("pyramid"),
+        context_length=10, context_overlap=4, dim=0, causal_window_fix=False, **options,
+    )  # fmt: skip
+    ours = windowed(model, length=10, overlap=4, **options)
+    assert_close(sample(ours, (three, prompts[1])), sample(core, (three, prompts[1])))

@@ -35,7 +35,7 @@ def residuals(kind, case, io):
     settings = META["cases"][case]
     places = settings["image_indexes"]
     images = io["images"][0, :, : len(places)].transpose(0, 1)
-    hint = sparse_condition(images, places, FRAMES).repeat(VIDEOS, 1, 1, 1)
+    hint = sparse_condition(images, places, range(FRAMES)).repeat(VIDEOS, 1, 1, 1)
     network = load_sparse_network(
         golden_file(f"sparsectrl/{kind}.safetensors"), comfy.ops.disable_weight_init, torch.float32
     )

@@ -1,5 +1,6 @@
 """Model FreeInit: FreeInit with every sampler node, on empty latents and on pictures."""
 
+import comfy.sample
 import comfy.samplers
 import pytest
 import torch
@@ -141,3 +142,18 @@ def test_one_bar_for_all_iterations_and_a_cancel_leaves_the_base_as_it_was(model
     assert seen == [(step, 3 * STEPS) for step in range(8)]
     assert_untouched(model.model, before)
     assert torch.equal(ksampler(ModelFreeInit.execute(repeated, 1)[0]), ksampler(model))  # replaced
+
+
+def test_dinkinit_starts_from_its_own_formula(model):
+    """With a filter that keeps all: clip (as the VAE has it) plus sigma times noise, over 1 + sigma^2."""
+    twice = ksampler(ModelFreeInit.execute(model, 2, variant="dinkinit", **WHOLE)[0])
+    first = comfy.sample.prepare_noise(latent()["samples"], SEED)
+    sigma = float(model.get_model_object("model_sampling").sigma_max)
+    start = (ksampler(model) + sigma * first) / (1 + sigma**2)
+    wanted = comfy.sample.sample(
+        *(model, start, STEPS, 3.0, "euler", "normal", PROMPT, PROMPT, latent()["samples"]),
+        seed=SEED,
+        disable_pbar=True,
+    )
+    torch.testing.assert_close(twice, wanted, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(twice, ksampler(ModelFreeInit.execute(model, 2, **WHOLE)[0]), atol=1e-2)
