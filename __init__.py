@@ -8,9 +8,15 @@ WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint():
-    """Called by ComfyUI's loader: register the model folders and hand over the nodes."""
+    """Called by ComfyUI's loader: register folders and routes, and hand over the nodes."""
     from .nodes import FlipbookExtension
+    from .nodes.compat import running_server
+    from .nodes.convert_route import add_routes
     from .nodes.paths import register_folders
+    from .nodes.replacements import register_replacements
 
     register_folders()
+    if (server := running_server()) is not None:
+        add_routes(server.routes)
+    await register_replacements()
     return FlipbookExtension()

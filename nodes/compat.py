@@ -13,6 +13,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
+import comfy_api.latest
 import torch
 from comfy.context_windows import IndexListContextWindow
 from comfy.ldm.modules import attention as comfy_attention
@@ -148,10 +149,42 @@ def node_id(node: type[io.ComfyNode]) -> str | None:
 
 def show_on(node_id: str | None, text: str) -> None:
     """Show lines of text on the node of an id, also when it has run long ago."""
-    server = getattr(sys.modules.get("server"), "PromptServer", None)
-    instance = getattr(server, "instance", None)
-    if node_id is not None and hasattr(instance, "send_progress_text"):
-        instance.send_progress_text(text, node_id)
+    server = running_server()
+    if node_id is not None and hasattr(server, "send_progress_text"):
+        server.send_progress_text(text, node_id)
+
+
+def running_server() -> Any:
+    """ComfyUI's server in this process; None where nodes are used without one."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+MOST_OUTPUTS = 3
+"""Of a node that another takes the place of."""
+
+
+async def register_replacement(
+    old_id: str, new_id: str, old_widgets: list[str], inputs: list[dict[str, Any]]
+) -> None:
+    """Tell a ComfyUI that replaces missing nodes what stands in for one; older ones are told nothing.
+
+    ``old_widgets``: the old node's widgets in their order in a workflow. ``inputs``: per input of the new
+    node ``{"new_id", "old_id"}`` or ``{"new_id", "set_value"}``; its prompt route fails where an ``old_id``
+    is absent. Outputs keep their places.
+    """
+    replacement = getattr(comfy_api.latest.ComfyAPI(), "node_replacement", None)
+    if replacement is None or not hasattr(io, "NodeReplace") or running_server() is None:
+        return
+    await replacement.register(
+        io.NodeReplace(
+            new_node_id=new_id,
+            old_node_id=old_id,
+            old_widget_ids=old_widgets,
+            input_mapping=inputs,
+            # Places that a node does not have are passed over.
+            output_mapping=[{"new_idx": place, "old_idx": place} for place in range(MOST_OUTPUTS)],
+        )
+    )
 
 
 def incumbent_is_on(patcher: comfy.model_patcher.ModelPatcher) -> bool:

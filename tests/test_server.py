@@ -9,6 +9,8 @@ import pytest
 import torch
 from animatediff_flipbook.demo.base_directory import prepare_base
 from animatediff_flipbook.demo.server import ComfyServer, PromptError
+from animatediff_flipbook.tests.browser.incumbent_graph import OLD_TYPES, old_graph
+from comfy_api.latest import io as comfy_io
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -177,3 +179,34 @@ def test_training_and_its_extras_are_not_loaded(server):
 
     maps = {Path(m.path).name for m in psutil.Process(server.pid).memory_maps()}
     assert not [name for name in maps if "accelerate" in name or "tensorboard" in name]
+
+
+def test_graphs_of_the_incumbent_are_converted(server):
+    old = old_graph()
+    answer = server.post("/api/animatediff_flipbook/convert", old)
+    assert {item["node_type"] for item in answer["report"]["items"]} == OLD_TYPES
+    known = server.get("/object_info")
+    assert all(node["type"] in known for node in answer["graph"]["nodes"])
+
+
+@pytest.mark.skipif(not hasattr(comfy_io, "NodeReplace"), reason="this ComfyUI replaces no missing nodes")
+def test_missing_nodes_that_map_one_to_one_are_replaced_in_prompts(server):
+    old = prompt(seed=9)
+    old["2"] = {"class_type": "ADE_LoadAnimateDiffModel", "inputs": {"model_name": "tiny_mm.safetensors"}}
+    old["6"]["class_type"] = "ADE_EmptyLatentImageLarge"
+    for node in old.values():
+        node["_meta"] = {"title": node["class_type"]}  # as the page exports it
+    replaced = server.run(old)
+    assert frames_of(server.view(replaced.files[0])) == frames_of(
+        server.view(server.run(prompt(seed=9)).files[0])
+    )
+
+
+def test_what_does_not_map_one_to_one_stays_missing(server):
+    """A rule that leaves something out would do so without a word."""
+    old = prompt(seed=10)
+    old["2"] = {"class_type": "ADE_AnimateDiffLoRALoader", "inputs": {"name": "a.ckpt", "strength": 1.0}}
+    old["2"]["_meta"] = {"title": "LoRA"}
+    with pytest.raises(PromptError) as error:
+        server.run(old)
+    assert error.value.kind == "rejected" and "ADE_AnimateDiffLoRALoader" in str(error.value.details)

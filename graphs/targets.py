@@ -1,0 +1,331 @@
+"""The nodes that conversions put in: ours and ComfyUI's, with sockets, widgets and their bounds.
+
+ComfyUI's schemas are not at hand here; a test compares this table with ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of a node."""
+
+    name: str
+    kind: str
+    """Type of the link; of widgets INT, FLOAT, BOOLEAN, STRING or COMBO."""
+    default: object = None
+    low: float | None = None
+    high: float | None = None
+    options: tuple[str, ...] | None = None
+    """Of a COMBO; None where it depends on the machine (files, samplers)."""
+    widget: bool = True
+    seed: bool = False
+    """Followed by control_after_generate."""
+    takes: str = ""
+    """What its slot takes, where that is more than the kind."""
+
+    @property
+    def link_type(self) -> str:
+        """Type of the slot."""
+        return self.takes or self.kind
+
+
+def socket(name: str, kind: str) -> Input:
+    """An input without a widget."""
+    return Input(name, kind, widget=False)
+
+
+def integer(name: str, default: int, low: int, high: int, *, seed: bool = False) -> Input:
+    """A whole number."""
+    return Input(name, "INT", default, low, high, seed=seed)
+
+
+def decimal(name: str, default: float, low: float, high: float, takes: str = "") -> Input:
+    """A number."""
+    return Input(name, "FLOAT", default, low, high, takes=takes)
+
+
+def boolean(name: str, default: bool) -> Input:
+    """A switch."""
+    return Input(name, "BOOLEAN", default)
+
+
+def string(name: str, default: str = "") -> Input:
+    """A text."""
+    return Input(name, "STRING", default)
+
+
+def combo(name: str, default: str, options: tuple[str, ...] | None = None) -> Input:
+    """A choice."""
+    return Input(name, "COMBO", default, options=options)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A node that is put in."""
+
+    inputs: tuple[Input, ...]
+    """In the order of its definition, which is that of widgets_values too."""
+    outputs: tuple[tuple[str, str], ...]
+    """``(name, type)``."""
+
+    def input(self, name: str) -> Input:
+        """The input of a name."""
+        return next(one for one in self.inputs if one.name == name)
+
+
+SEED_HIGH = 0xFFFFFFFFFFFFFFFF
+PER_FRAME = "FLOAT,FLOATS,MASK,MOTION_VALUE"
+SCHEDULES = ("standard_static", "standard_uniform", "looped_uniform", "batched")
+FUSE_METHODS = (
+    "pyramid",
+    "flat",
+    "relative",
+    "overlap-linear",
+    "delayed reverse sawtooth",
+    "pyramid-sigma",
+    "pyramid-sigma inverse",
+    "gauss-sigma",
+    "gauss-sigma inverse",
+    "random",
+)
+NOISE_KINDS = ("independent", "constant", "mixed", "repeated", "freenoise")
+BETAS = (
+    "auto",
+    "sqrt_linear",
+    "linear",
+    "linear_sdxl",
+    "keep",
+    "avg(sqrt_linear,linear)",
+    "lcm",
+    "lcm[100_ots]",
+    "lcm >> sqrt_linear",
+    "lcm avg(sqrt_linear,linear)",
+    "sqrt",
+    "cosine",
+    "squaredcos_cap_v2",
+)
+MODEL = (("model", "MODEL"),)
+
+_SAMPLER_HEAD = (
+    socket("model", "MODEL"),
+    integer("seed", 0, 0, SEED_HIGH, seed=True),
+    integer("steps", 20, 1, 10000),
+    decimal("cfg", 8.0, 0.0, 100.0),
+    combo("sampler_name", "euler"),
+    combo("scheduler", "normal"),
+    socket("positive", "CONDITIONING"),
+    socket("negative", "CONDITIONING"),
+    socket("latent_image", "LATENT"),
+)
+_WINDOWS = (
+    integer("length", 16, 2, 128),
+    integer("overlap", 4, 0, 127),
+    integer("stride", 1, 1, 8),
+    combo("schedule", SCHEDULES[0], SCHEDULES),
+    combo("fuse", FUSE_METHODS[0], FUSE_METHODS),
+    boolean("closed_loop", False),
+)
+_TOGETHER = integer("windows_per_batch", 0, 0, 64)
+_NOISE_SHAPE = (
+    decimal("shared", 0.5, 0.0, 1.0),
+    integer("length", 16, 1, 128),
+    integer("overlap", 4, 0, 127),
+)
+_SIZE = integer("width", 512, 16, 16384), integer("height", 512, 16, 16384)
+
+TARGETS: dict[str, Target] = {
+    "FlipbookLoadMotionModule": Target(
+        (combo("motion_module", ""), combo("groupnorm", "auto", ("auto", "joint", "per_frame"))),
+        (("motion_module", "MOTION_MODULE"),),
+    ),
+    "FlipbookLoadMotionLora": Target(
+        (
+            combo("motion_lora", ""),
+            decimal("strength", 1.0, -10.0, 10.0),
+            socket("previous", "MOTION_LORA"),
+        ),
+        (("motion_loras", "MOTION_LORA"),),
+    ),
+    "FlipbookApplyMotionModule": Target(
+        (
+            socket("model", "MODEL"),
+            socket("motion_module", "MOTION_MODULE"),
+            socket("motion_lora", "MOTION_LORA"),
+            decimal("scale", 1.0, 0.0, 10.0, PER_FRAME),
+            decimal("effect", 1.0, 0.0, 10.0, PER_FRAME),
+            decimal("start_percent", 0.0, 0.0, 1.0),
+            decimal("end_percent", 1.0, 0.0, 1.0),
+            combo("beta_schedule", "auto", BETAS),
+            socket("motion_settings", "MOTION_SETTINGS"),
+            socket("motion_keyframes", "MOTION_KEYFRAMES"),
+            socket("motion_control", "MOTION_CONTROL"),
+        ),
+        MODEL,
+    ),
+    "FlipbookMotionValue": Target(
+        (
+            decimal("value", 1.0, 0.0, 10.0, "FLOAT,FLOATS"),
+            socket("mask", "MASK"),
+            decimal("lowest", 0.0, 0.0, 10.0),
+            combo("scaling", "absolute", ("absolute", "relative")),
+        ),
+        (("motion_value", "MOTION_VALUE"),),
+    ),
+    "FlipbookMotionSettings": Target(
+        (
+            integer("stretch_rows", 0, 0, 1024),
+            integer("stretch_to", 0, 0, 1024),
+            integer("first_position", 0, 0, 1024),
+            decimal("positions", 1.0, 0.0, 10.0),
+            decimal("all_weights", 1.0, 0.0, 10.0),
+            decimal("q", 1.0, 0.0, 10.0),
+            decimal("k", 1.0, 0.0, 10.0),
+            decimal("v", 1.0, 0.0, 10.0),
+            decimal("out", 1.0, 0.0, 10.0),
+            decimal("feed_forward", 1.0, 0.0, 10.0),
+            string("blocks"),
+            socket("previous", "MOTION_SETTINGS"),
+        ),
+        (("motion_settings", "MOTION_SETTINGS"),),
+    ),
+    "FlipbookMotionKeyframe": Target(
+        (
+            decimal("start_percent", 0.0, 0.0, 1.0),
+            integer("guarantee_steps", 1, 0, 1000),
+            boolean("inherit_missing", True),
+            socket("scale", PER_FRAME),
+            socket("effect", PER_FRAME),
+            socket("lora_strength", "FLOAT"),
+            socket("motion_settings", "MOTION_SETTINGS"),
+            socket("previous", "MOTION_KEYFRAMES"),
+        ),
+        (("motion_keyframes", "MOTION_KEYFRAMES"),),
+    ),
+    "FlipbookContextWindows": Target(
+        (
+            socket("model", "MODEL"),
+            *_WINDOWS,
+            decimal("start_percent", 0.0, 0.0, 1.0),
+            _TOGETHER,
+            integer("view_length", 0, 0, 128),
+            integer("view_overlap", 4, 0, 127),
+            combo("view_schedule", SCHEDULES[0], SCHEDULES),
+            combo("view_fuse", FUSE_METHODS[0], FUSE_METHODS),
+        ),
+        MODEL,
+    ),
+    "FlipbookContextSampler": Target(
+        (
+            *_SAMPLER_HEAD,
+            decimal("denoise", 1.0, 0.0, 1.0),
+            *_WINDOWS,
+            _TOGETHER,
+            socket("noise", "NOISE"),
+        ),
+        (("latent", "LATENT"),),
+    ),
+    "FlipbookFrameNoise": Target(
+        (
+            combo("kind", "freenoise", NOISE_KINDS),
+            integer("seed", 0, 0, SEED_HIGH, seed=True),
+            *_NOISE_SHAPE,
+            string("frame_seeds"),
+            socket("latent", "LATENT"),
+        ),
+        (("noise", "NOISE"), ("noise_latent", "LATENT")),
+    ),
+    "FlipbookModelNoise": Target(
+        (
+            socket("model", "MODEL"),
+            combo("kind", "freenoise", NOISE_KINDS),
+            combo("seeding", "clip", ("clip", "frame")),
+            *_NOISE_SHAPE,
+            integer("seed_offset", 0, -0xFFFFFFFF, 0xFFFFFFFF),
+            integer("frame_offset", 0, 0, 4096),
+        ),
+        MODEL,
+    ),
+    "FlipbookModelFreeInit": Target(
+        (
+            socket("model", "MODEL"),
+            integer("iterations", 3, 1, 10),
+            combo("filter", "gaussian", ("gaussian", "butterworth", "ideal", "box")),
+            decimal("spatial_cutoff", 0.25, 0.01, 2.0),
+            decimal("temporal_cutoff", 0.25, 0.01, 2.0),
+            integer("order", 4, 1, 20),
+            boolean("from_pictures", False),
+        ),
+        MODEL,
+    ),
+    "FlipbookPromptSchedule": Target(
+        (
+            socket("clip", "CLIP"),
+            string("prompts"),
+            integer("frames", 16, 0, 10000),
+            socket("latent", "LATENT"),
+            combo("interpolation", "linear", ("linear", "spherical")),
+            string("prepend"),
+            string("append"),
+        ),
+        (("conditioning", "CONDITIONING"),),
+    ),
+    # ComfyUI's
+    "ModelSamplingDiscrete": Target(
+        (
+            socket("model", "MODEL"),
+            combo("sampling", "eps", ("eps", "v_prediction", "lcm", "x0", "img_to_img")),
+            boolean("zsnr", False),
+        ),
+        (("MODEL", "MODEL"),),
+    ),
+    "CheckpointLoaderSimple": Target(
+        (combo("ckpt_name", ""),), (("MODEL", "MODEL"), ("CLIP", "CLIP"), ("VAE", "VAE"))
+    ),
+    "EmptyLatentImage": Target((*_SIZE, integer("batch_size", 1, 1, 4096)), (("LATENT", "LATENT"),)),
+    "RepeatLatentBatch": Target(
+        (socket("samples", "LATENT"), integer("amount", 1, 1, 64)), (("LATENT", "LATENT"),)
+    ),
+    "KSampler": Target((*_SAMPLER_HEAD, decimal("denoise", 1.0, 0.0, 1.0)), (("LATENT", "LATENT"),)),
+    "KSamplerAdvanced": Target(
+        (
+            socket("model", "MODEL"),
+            combo("add_noise", "enable", ("enable", "disable")),
+            integer("noise_seed", 0, 0, SEED_HIGH, seed=True),
+            *_SAMPLER_HEAD[2:],
+            integer("start_at_step", 0, 0, 10000),
+            integer("end_at_step", 10000, 0, 10000),
+            combo("return_with_leftover_noise", "disable", ("disable", "enable")),
+        ),
+        (("LATENT", "LATENT"),),
+    ),
+    "DisableNoise": Target((), (("NOISE", "NOISE"),)),
+    "SaveAnimatedWEBP": Target(
+        (
+            socket("images", "IMAGE"),
+            string("filename_prefix", "ComfyUI"),
+            decimal("fps", 6.0, 0.01, 1000.0),
+            boolean("lossless", True),
+            integer("quality", 80, 0, 100),
+            combo("method", "default", ("default", "fastest", "slowest")),
+        ),
+        (),
+    ),
+    "VHS_VideoCombine": Target(
+        (
+            socket("images", "IMAGE"),
+            socket("audio", "AUDIO"),
+            socket("meta_batch", "VHS_BatchManager"),
+            socket("vae", "VAE"),
+            decimal("frame_rate", 8.0, 1.0, 1000.0),
+            integer("loop_count", 0, 0, 100),
+            string("filename_prefix", "AnimateDiff"),
+            combo("format", "image/gif"),
+            boolean("pingpong", False),
+            boolean("save_output", True),
+        ),
+        (("Filenames", "VHS_FILENAMES"),),
+    ),
+}
