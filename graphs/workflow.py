@@ -84,7 +84,9 @@ class Workflow:
                 if slots is not None and not (
                     isinstance(slots, list) and all(isinstance(slot, dict) for slot in slots)
                 ):
-                    raise GraphError(f"This workflow is damaged: the {key} of node {number} are no list of slots.")
+                    raise GraphError(
+                        f"This workflow is damaged: the {key} of node {number} are no list of slots."
+                    )
             if isinstance(number, int):
                 self.counter.node = max(self.counter.node, number)
             self.nodes[str(number)] = node
@@ -157,9 +159,7 @@ class Workflow:
 
     def _settle_outputs(self, key: str) -> None:
         for place, slot in enumerate(self.nodes.get(key, {}).get("outputs") or []):
-            now = [
-                number for number in self._leaving.get(key, ()) if self.links[number].origin_slot == place
-            ]
+            now = [number for number in self._leaving.get(key, ()) if self.links[number].origin_slot == place]
             before = slot.get("links") if isinstance(slot.get("links"), list) else []
             kept = [number for number in before if number in now]
             kept += sorted((number for number in now if number not in kept), key=str)
@@ -170,7 +170,9 @@ class Workflow:
         if end == ENTRY:
             now = [n for n in self._leaving.get(ENTRY, ()) if self.links[n].origin_slot == place]
         else:
-            now = [link.id for link in self.links.values() if (link.target, link.target_slot) == (EXIT, place)]
+            now = [
+                link.id for link in self.links.values() if (link.target, link.target_slot) == (EXIT, place)
+            ]
         before = slot.get("linkIds") if isinstance(slot.get("linkIds"), list) else []
         kept = [number for number in before if number in now]
         kept += sorted((number for number in now if number not in kept), key=str)
