@@ -113,6 +113,12 @@ class Workflow:
         for link in self.links.values():
             self._leaving[link.origin].add(link.id)
         self._settle_slots()
+        self._listed = {
+            (key, place): list(slot.get("links") or [])
+            for key, node in self.nodes.items()
+            for place, slot in enumerate(node.get("outputs") or [])
+        }
+        self._first = {link.id: (link.origin, link.origin_slot) for link in self.links.values()}
 
     def _settle(self, link: Link) -> bool:
         """Whether both ends exist; a place that is wrong at the far end is put right."""
@@ -410,6 +416,38 @@ class Workflow:
             self._settle_outputs(node)
 
     # writing
+
+    def reuse_ids(self) -> None:
+        """Give new links the ids of those that have left the same output: its node then stays as it was."""
+        freed: dict[Source, list] = defaultdict(list)
+        for number, source in self._first.items():
+            if number not in self.links:
+                freed[source].append(number)
+        for link in [link for link in self.links.values() if link.id not in self._first]:
+            if not (left := freed.get((link.origin, link.origin_slot))):
+                continue
+            del self.links[link.id]
+            self._leaving[link.origin].discard(link.id)
+            link.id = left.pop(0)
+            self.links[link.id] = link
+            self._leaving[link.origin].add(link.id)
+            if link.target in self.nodes:
+                self.nodes[link.target]["inputs"][link.target_slot]["link"] = link.id
+            self._touch(link.origin)
+        for number, (node, place) in self._first.items():
+            if number in self.links and node in self.nodes:
+                self._sort_outputs(node, place)
+
+    def _sort_outputs(self, node: str, place: int) -> None:
+        """Links in the order of the file."""
+        slots = self.nodes[node].get("outputs") or []
+        if place < len(slots) and isinstance(slots[place].get("links"), list):
+            before = self._listed.get((node, place), [])
+            links = slots[place]["links"]
+            known = [number for number in before if number in links]
+            ordered = known + [number for number in links if number not in known]
+            if ordered != links:
+                slots[place]["links"] = ordered
 
     def write(self) -> None:
         """Put nodes and links back into the document."""

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(
-    os.environ.get("FLIPBOOK_GRAPHS") or Path(__file__).resolve().parents[3] / "shared" / "graphs"
-)
+FOLDER = Path(os.environ.get("FLIPBOOK_GRAPHS") or Path(__file__).resolve().parents[3] / "shared" / "graphs")
 OURS_AND_OLD = ("ADE_", "AnimateDiff", "CheckpointLoaderSimpleWithNoiseSelect")
 
 

@@ -238,10 +238,9 @@ def test_a_prompt_of_the_same_graph_becomes_the_same(name):
     from animatediff_flipbook.graphs.targets import TARGETS
 
     old = published(name)
-    first = as_prompt(
-        convert(old).graph, {kind: widget_names(kind) for kind in TARGETS if kind != "VHS_VideoCombine"}
-    )
-    second = convert(as_prompt(old, WIDGETS)).graph
+    names = {kind: widget_names(kind) for kind in TARGETS if kind != "VHS_VideoCombine"} | WIDGETS
+    first = as_prompt(convert(old).graph, names)
+    second = convert(as_prompt(old, names)).graph
     assert faults(second) == []
 
     def gist(prompt, key, depth=0):
@@ -261,7 +260,7 @@ def test_a_prompt_of_the_same_graph_becomes_the_same(name):
             repr(gist(prompt, key)) for key in prompt if prompt[key]["class_type"].startswith(kinds)
         )
 
-    known = {**{kind: 1 for kind in WIDGETS}, **TARGETS}
+    known = {*WIDGETS, *TARGETS}
     for prompt in (first, second):
         for one in prompt.values():
             if one["class_type"] not in known:
