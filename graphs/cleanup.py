@@ -93,7 +93,9 @@ def _feeds(job: Job, level: Level, node: str) -> bool:
 
 def feeding(job: Job) -> set[tuple[int, str]]:
     """Nodes that feed something."""
-    return {(id(level), node) for level in job.world.levels for node in level.ids() if _feeds(job, level, node)}
+    return {
+        (id(level), node) for level in job.world.levels for node in level.ids() if _feeds(job, level, node)
+    }
 
 
 def rename_slots(job: Job) -> None:
@@ -101,7 +103,9 @@ def rename_slots(job: Job) -> None:
     for level in job.world.levels:
         if level.is_prompt:
             continue
-        slots = [*(level.raw.get("inputs") or []), *(level.raw.get("outputs") or [])] if level.is_subgraph else []
+        slots = (
+            [*(level.raw.get("inputs") or []), *(level.raw.get("outputs") or [])] if level.is_subgraph else []
+        )
         for node in level.ids():
             kind = level.type(node)
             if _is_way(kind) or kind in job.world.subgraphs:
@@ -117,6 +121,8 @@ def report_left(job: Job) -> None:
         for node in level.ids():
             kind = level.type(node)
             if kind.startswith("ADE_"):
-                job.say("left", level, node, "Has no counterpart here: it stays and needs AnimateDiff-Evolved.")
+                job.say(
+                    "left", level, node, "Has no counterpart here: it stays and needs AnimateDiff-Evolved."
+                )
             elif kind == "AnimateDiff Script":
                 job.say("left", level, node, "Belongs to Efficiency nodes and asks for AnimateDiff-Evolved.")

@@ -79,6 +79,8 @@ def _convert_part(part: Document, report: Report) -> None:
     take_out_ways(job, before)
     rename_slots(job)
     report_left(job)
+    for level in levels:
+        level.reuse_ids()
     if wrong := faults(levels):
         raise GraphError(f"This graph could not be converted without breaking it: {wrong[0]}")
     part.write(levels)

@@ -63,8 +63,14 @@ class Document:
         """Put a note beside the graph."""
         self.counter.node += 1
         places = [node.get("pos") for node in self.raw["nodes"]]
-        left = [pos[0] for pos in places if isinstance(pos, list) and pos and isinstance(pos[0], (int, float))]
-        top = [pos[1] for pos in places if isinstance(pos, list) and len(pos) > 1 and isinstance(pos[1], (int, float))]
+        left = [
+            pos[0] for pos in places if isinstance(pos, list) and pos and isinstance(pos[0], (int, float))
+        ]
+        top = [
+            pos[1]
+            for pos in places
+            if isinstance(pos, list) and len(pos) > 1 and isinstance(pos[1], (int, float))
+        ]
         self.raw["nodes"].append(
             {
                 "id": self.counter.node,

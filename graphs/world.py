@@ -183,9 +183,7 @@ class World:
                 else:
                     todo += onward
 
-    def _handed_on(
-        self, level: Level, node: str, place: str | int
-    ) -> list[tuple[Level, Source]] | None:
+    def _handed_on(self, level: Level, node: str, place: str | int) -> list[tuple[Level, Source]] | None:
         kind = level.type(node)
         if level.is_prompt:
             return [(level, (node, 0))] if _is_reroute(level, node) else None
