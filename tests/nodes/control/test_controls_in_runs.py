@@ -140,12 +140,14 @@ def cond(seed=1, **extra):
     return [[torch.randn(1, 6, 64, generator=torch.Generator().manual_seed(seed)), extra]]
 
 
-def sample(model, *, frames=FRAMES, steps=2, cfg=5.0, seed=0, size=SIZE, positive=None, **more):
+def sample(
+    model, *, frames=FRAMES, steps=1, cfg=5.0, seed=0, size=SIZE, positive=None, negative=None, **more
+):
     latent = torch.zeros(frames, 4, size, size)
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
     with torch.inference_mode():
         return comfy.sample.sample(
-            *(model, noise, steps, cfg, "euler", "normal", positive or cond(1), cond(2), latent),
+            *(model, noise, steps, cfg, "euler", "normal", positive or cond(1), negative or cond(2), latent),
             seed=seed, disable_pbar=True, **more,
         )  # fmt: skip
 
@@ -181,6 +183,7 @@ def checked(case, model, frames=FRAMES, areas=(), size=SIZE):
             assert torch.allclose(got[part], wanted, atol=2e-4), (number, prompts)
         return got
 
+    both.__module__ = "comfy.samplers"  # a patch of unknown origin would be shown windows one by one
     model.set_model_unet_function_wrapper(both)
     return model, videos
 
@@ -190,7 +193,7 @@ def test_prompts_in_one_call(case, before, frames):
     """Frames: three (no special case), as many as poses, and more."""
     model, videos = checked(case, case.apply(), frames)
     first = sample(model, frames=frames)
-    assert videos == [2, 2]
+    assert videos == [2]
     plain = ApplyMotionModule.execute(case.model, case.module, beta_schedule="keep")[0]
     assert not torch.allclose(first, sample(plain, frames=frames), atol=1e-2)
     assert torch.equal(sample(model.clone(), frames=frames), first), "the second run of a clone"
@@ -201,7 +204,7 @@ def test_prompts_one_by_one(case):
     model, videos = checked(case, case.apply())
     model.model_options["sampler_calc_cond_batch_function"] = one_by_one
     sample(model)
-    assert videos == [1] * 4
+    assert videos == [1, 1]
 
 
 def one_by_one(args):
@@ -224,21 +227,26 @@ def test_windows(case, together, schedule):
     assert max(videos) == 2 * together
 
 
+AREAS = [(8, 4, 0, 0), (8, 4, 0, 4), (4, 6, 4, 2)]
+"""Height, width, top, left: two of one size in one call, and one of another."""
+
+
+def with_areas(first):
+    """A prompt of each area, behind one for all; ComfyUI gives the other side none of its own then."""
+    prompts = cond(first)
+    for number, area in enumerate(AREAS):
+        prompts += cond(first + 2 + number, area=area)
+    return prompts
+
+
 def test_areas(case):
-    """Two areas of one size at different places, in one call, and one of another size."""
-    left, right = {"area": (8, 4, 0, 0)}, {"area": (8, 4, 0, 4)}
-    positive = cond(1) + cond(3, **left) + cond(4, **right) + cond(5, area=(4, 6, 4, 2))
-    places = [(cond(s)[0][0][0, 0, 0], place) for s, place in ((4, (0, 4)), (5, (4, 2)))]
+    places = [(entry[0][0, 0, 0], entry[1]["area"][2:]) for n in (1, 11) for entry in with_areas(n)[1:]]
     model, videos = checked(case, case.apply(), areas=places)
-    sample(model, positive=positive)
-    assert set(videos) == {1, 2}
-
-
-def test_areas_in_windows(case):
-    places = [(cond(4)[0][0][0, 0, 0], (0, 4))]
+    sample(model, positive=with_areas(1), negative=with_areas(11))
+    assert max(videos) > 2, "two areas of one size run together"
     model = ContextWindows.execute(case.apply(), length=4, overlap=2)[0]
     model, _ = checked(case, model, 6, places)
-    sample(model, frames=6, positive=cond(1) + cond(4, area=(8, 4, 0, 4)))
+    sample(model, frames=6, positive=with_areas(1), negative=with_areas(11))
 
 
 @pytest.mark.parametrize("size", [7, 9])
@@ -284,7 +292,7 @@ def test_cancel_and_errors_leave_the_base_clean(case, before):
     with pytest.raises(RuntimeError, match="cancelled"):
         sample(model, callback=cancel)
     assert_untouched(case.model.model.diffusion_model, before)
-    hook = case.model.model.diffusion_model.output_blocks[0].register_forward_hook(cancel)
+    hook = case.model.model.diffusion_model.output_blocks[0][0].register_forward_hook(cancel)
     with pytest.raises(RuntimeError, match="cancelled"):
         sample(model)
     hook.remove()
