@@ -24,7 +24,9 @@ def described(node):
             options = options[0] if options else {}
             kept = {key: options[key] for key in FROZEN if key in options}
             if kind == "COMBO" or isinstance(kind, list):
-                files = name in ("motion_module", "motion_lora", "domain_adapter", "sparse_control")
+                files = name in (
+                    *("motion_module", "motion_lora", "domain_adapter", "sparse_control", "camera_control"),
+                )
                 kept["options"] = "files" if files else list(options.get("options", kind))
                 if name in ("sampler_name", "scheduler"):
                     kept["options"] = "ComfyUI's"  # of the version that runs

@@ -188,7 +188,7 @@ def checked(case, model, frames=FRAMES, areas=(), size=SIZE):
     return model, videos
 
 
-@pytest.mark.parametrize("frames", [3, FRAMES, 7])
+@pytest.mark.parametrize("frames", [3, pytest.param(7, marks=pytest.mark.slow)])
 def test_prompts_in_one_call(case, before, frames):
     """Frames: three (no special case), as many as poses, and more."""
     model, videos = checked(case, case.apply(), frames)
@@ -200,6 +200,7 @@ def test_prompts_in_one_call(case, before, frames):
     assert_untouched(case.model.model.diffusion_model, before)
 
 
+@pytest.mark.slow
 def test_prompts_one_by_one(case):
     model, videos = checked(case, case.apply())
     model.model_options["sampler_calc_cond_batch_function"] = one_by_one
@@ -215,6 +216,7 @@ def one_by_one(args):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", [1, 2])
 @pytest.mark.parametrize("schedule", ["standard_static", "standard_uniform"])
 def test_windows(case, together, schedule):
@@ -249,6 +251,7 @@ def test_areas(case):
     sample(model, frames=6, positive=with_areas(1), negative=with_areas(11))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [7, 9])
 def test_sizes_that_the_unet_rounds(case, size):
     model, _ = checked(case, case.apply(), size=size)
@@ -261,6 +264,7 @@ def test_a_module_without_effect_has_no_control(case):
     assert torch.equal(sample(case.apply(start_percent=1.0, end_percent=1.0)), plain)
 
 
+@pytest.mark.slow
 def test_part_of_the_steps(case, before):
     """Up to a percent: the calls after it are the base's own."""
     model = case.apply(end_percent=0.5)
@@ -312,6 +316,7 @@ def test_computed_once_per_run(case, monkeypatch):
     assert encoded == wanted
 
 
+@pytest.mark.slow
 def test_two_modules_on_one_model(case, motion_module):
     """A module without a control in front of, and behind, one with; and the same one twice."""
     other = motion_module("v3", seed=9)
