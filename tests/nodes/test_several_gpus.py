@@ -12,11 +12,13 @@ import pytest
 import torch
 from animatediff_flipbook.motion_core.files.lora import lora_targets, save_motion_lora
 from animatediff_flipbook.nodes.context.context import ContextWindows
+from animatediff_flipbook.nodes.control.sparse import LoadSparseControl
 from animatediff_flipbook.nodes.motion.apply import KEY, ApplyMotionModule
 from animatediff_flipbook.nodes.motion.load import LoadMotionLora
 from animatediff_flipbook.nodes.motion.motion_keyframe import MotionKeyframe
 from animatediff_flipbook.nodes.types import LoadedMotionModule
 from animatediff_flipbook.tests.nodes.context.test_controls import controlnet, t2i_adapter
+from animatediff_flipbook.tests.support_sparse import write_encoder
 from comfy.patcher_extension import WrappersMP
 
 multigpu = pytest.importorskip("comfy.multigpu", reason="this ComfyUI does not split work among GPUs")
@@ -182,6 +184,24 @@ def test_every_copy_of_a_controlnet_sees_its_window_s_frames(base, motion_module
         control = kind(base).set_cond_hint(hint if kind is controlnet else hint / 50, 0.8)
         if chained:
             control.set_previous_controlnet(controlnet(base).set_cond_hint(hint.flip(0), 0.5))
+        return [cond(seed, control=control, control_apply_to_uncond=False) for seed in (1, 2)]
+
+    windowed = ContextWindows.execute(apply(base, motion_module()), length=4, overlap=1)[0]
+    wanted = sample(windowed, *conds(), frames=10)
+    assert not torch.allclose(wanted, sample(windowed, frames=10), atol=1e-2)
+    torch.testing.assert_close(sample(split(windowed), *conds(), frames=10), wanted, **CLOSE)
+
+
+def test_every_copy_of_a_sparse_control_lays_out_its_window(base, motion_module, model_folders):
+    write_encoder(
+        model_folders["controlnet"] / "scribble.safetensors", base.model.diffusion_model, "scribble"
+    )
+    encoder = LoadSparseControl.execute("scribble.safetensors")[0]
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+
+    def conds():
+        control = encoder.copy().set_cond_hint(images, 0.8)
+        control.set_previous_controlnet(encoder.copy().set_cond_hint(images[:1], 0.5))
         return [cond(seed, control=control, control_apply_to_uncond=False) for seed in (1, 2)]
 
     windowed = ContextWindows.execute(apply(base, motion_module()), length=4, overlap=1)[0]
