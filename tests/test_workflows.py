@@ -146,6 +146,7 @@ def test_loaders_tell_the_page_where_their_files_are_from(path):
         "FlipbookApplyDomainAdapter": "loras",
         "LoraLoaderModelOnly": "loras",
         "FlipbookLoadSparseControl": "controlnet",
+        "FlipbookLoadCameraControl": "animatediff_models",
     }
     loaders = [node for node in workflow["nodes"] if node["type"] in folders]
     assert loaders

@@ -15,17 +15,16 @@ from ...motion_core.control.camera import Pose, for_frames, pluecker
 from ...motion_core.control.camera_encoder import SHRINK, CameraModel, cameras
 from ...motion_core.files.camera_file import CameraFile, load_camera_model, open_camera_file
 from ...motion_core.module.call import MotionCall
-from ...motion_core.module.values import Value, is_number
+from ...motion_core.module.values import Value, is_number, times
 from .. import paths
 from ..checks import check_inputs
 from ..compat import logger, make_schema, new_patcher, show_on_node
 from ..motion.load import weight_dtype
-from ..schedule.prompt_schedule import Floats
+from ..motion.motion_value import as_value, value_input
 from ..types import CATEGORY, LoadedMotionModule
 from .camera_poses import CameraPosesType, chosen_poses
 from .control_run import ControlCall, ControlRun, Part
 from .motion_control import NETWORKS, Control, MotionControl, chosen_controls, control_input
-from .numbers import as_numbers
 
 CameraControlType = io.Custom("CAMERA_CONTROL")
 FOLDERS = (paths.MOTION_MODULES, "controlnet")
@@ -168,18 +167,19 @@ class CameraControl(io.ComfyNode):
                 CameraPosesType.Input(
                     "poses", tooltip="From Camera Poses or Camera Poses from Text, one for each frame."
                 ),
-                io.MultiType.Input(
-                    io.Float.Input(
-                        "strength",
-                        default=1.0,
-                        min=0.0,
-                        max=10.0,
-                        step=0.01,
-                        tooltip="How strongly the motion follows the camera. A list is a strength per frame.",
-                    ),
-                    [Floats],
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip="How strongly the motion follows the camera. 1 is as trained.",
                 ),
                 control_input(),
+                value_input(
+                    "strength_values",
+                    "A strength for each frame or place, times `strength`: Float Schedule or Motion Value.",
+                ),
             ],
             outputs=[MotionControl.Output(display_name="motion_control", tooltip="For Apply Motion Module.")],
         )
@@ -189,16 +189,23 @@ class CameraControl(io.ComfyNode):
         cls,
         camera_control: LoadedCameraControl,
         poses: Sequence[Pose],
-        strength: object = 1.0,
+        strength: float | Sequence[float] = 1.0,
         previous: tuple[Control, ...] | None = None,
+        strength_values: object = None,
     ) -> io.NodeOutput:
         if not isinstance(camera_control, LoadedCameraControl):
             raise ValueError(
                 f"The camera_control input got a {type(camera_control).__name__}. Connect Load Camera "
                 "Control (FlipbookLoadCameraControl)."
             )
-        strength = as_numbers("strength", strength, 0.0, 10.0)
-        control = CameraMotion(camera_control, chosen_poses(poses), strength)
+        # A FLOAT link may carry a list: then it is a strength for each frame.
+        amount = times(
+            *(
+                as_value(name, value, 0.0, 10.0)
+                for name, value in (("strength", strength), ("strength_values", strength_values))
+            )
+        )
+        control = CameraMotion(camera_control, chosen_poses(poses), amount)
         return io.NodeOutput(chosen_controls((*chosen_controls(previous, "previous"), control), "previous"))
 
 
