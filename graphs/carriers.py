@@ -156,7 +156,7 @@ def _fit_overlap(job: Job, level: Level, node: str, values: dict, length: str, o
     long, shared = values[length], values[overlap]
     if long.link or shared.link:
         return
-    longest = max(2, min(int(long.constant), 128))
+    longest = max(1, min(int(long.constant), 128))
     if shared.constant >= longest:
         values[overlap] = Value(longest - 1)
         job.say(
@@ -246,8 +246,6 @@ def _read_iterations(job: Job, level: Level, source: Source | None) -> dict[str,
         job.say("lost", level, node, f"{level.type(node)} is not known.")
         return None
     old = job.settled(level, node)
-    if old["init_type"] == "DinkInit_v1":
-        job.say("lost", level, node, "DinkInit_v1 mixes noise in a way of its own; FreeInit takes its place.")
     for name, plain in (("sigma_step", 999), ("iter_batch_offset", 0), ("iter_seed_offset", 1)):
         if old[name] != plain:
             job.say("lost", level, node, f"{name} {old[name]} has no counterpart; FreeInit has {plain}.")
@@ -258,6 +256,7 @@ def _read_iterations(job: Job, level: Level, source: Source | None) -> dict[str,
         "temporal_cutoff": old["d_t"],
         "order": old["n_butterworth"],
         "from_pictures": old["apply_to_1st_iter"],
+        "variant": "dinkinit" if old["init_type"] == "DinkInit_v1" else "freeinit",
     }
 
 
@@ -284,7 +283,7 @@ def read_tuning(job: Job, level: Level, source: Source | None) -> Tuning | None:
     else:
         job.say("lost", level, node, f"{kind} is not known; its settings are not taken over.")
         return None
-    neutral = {"stretch_rows": 0, "stretch_to": 0, "first_position": 0}
+    neutral = {"stretch_rows": 0, "stretch_by": 0, "first_position": 0}
     tuning.values = {name: value for name, value in tuning.values.items() if value != neutral.get(name, 1.0)}
     return tuning
 
@@ -308,33 +307,34 @@ def _add_positions(job: Job, tuning: Tuning, level: Level, node: str) -> None:
     old = job.settled(level, node)
     rows = old.get("sweetspot", old.get("cap_initial_pe_length", 0))
     to = old.get("new_sweetspot", old.get("interpolate_pe_to_length", 0))
-    if stretch := old.get("motion_pe_stretch", old.get("pe_stretch", 0)):
-        size = 32
-        rows, to = size, size + stretch
-        job.say(
-            "changed",
-            level,
-            node,
-            f"Stretches the whole position table by {stretch}: written as {rows} to {to} rows, which is right "
-            "for modules of 32 positions (v2, v3). For v1 set 24 and "
-            f"{24 + stretch} in Motion Settings.",
-        )
+    stretch = max(0, to - rows) if to else 0
     if rows and not to:
         job.say("lost", level, node, f"A position table cut to {rows} rows has no counterpart.")
         rows = 0
-    if to and not rows:
-        rows = 32
-        job.say("changed", level, node, "Stretches the whole table, taken as 32 positions (v2, v3).")
+    elif to and not rows:
+        job.say(
+            "lost", level, node, "A whole table stretched to a length has no counterpart, one by rows has."
+        )
+        stretch = 0
+    elif to < rows:
+        job.say("lost", level, node, "Positions that are pressed together have no counterpart.")
+    if whole := old.get("motion_pe_stretch", old.get("pe_stretch", 0)):
+        if stretch:
+            job.say("lost", level, node, "A second change of the position table has no counterpart.")
+        rows, stretch = 0, whole
     if old.get("final_pe_idx_offset"):
         job.say("lost", level, node, "final_pe_idx_offset has no counterpart.")
     first = old.get("initial_pe_idx_offset", 0)
-    if (rows and rows != to) or first:
-        if tuning.values.get("stretch_rows") or tuning.values.get("first_position"):
-            job.say("lost", level, node, "A second change of the position table has no counterpart.")
-            return
-        tuning.values["first_position"] = first
-        if rows != to:
-            tuning.values |= {"stretch_rows": rows, "stretch_to": to}
+    if not stretch and not first:
+        return
+    if tuning.values.get("stretch_by") or tuning.values.get("first_position"):
+        job.say("lost", level, node, "A second change of the position table has no counterpart.")
+        return
+    if first and stretch:
+        job.say("changed", level, node, "The first position counts after stretching here.")
+    tuning.values["first_position"] = first
+    if stretch:
+        tuning.values |= {"stretch_rows": rows, "stretch_by": stretch}
 
 
 FACTORS: dict[str, tuple[str, ...]] = {
@@ -362,9 +362,7 @@ def _add_factors(job: Job, tuning: Tuning, level: Level, node: str) -> None:
     }
     weight, bias = parts.pop("attn_out_weight", 1.0), parts.pop("attn_out_bias", 1.0)
     if weight != bias:
-        job.say(
-            "lost", level, node, "Weight and bias of the output layers have one factor here, the weight's."
-        )
+        job.say("lost", level, node, "Weight and bias of output layers have one factor here, the weight's.")
     parts["attn_out"] = weight
     if (other := parts.pop("other", 1.0)) != 1.0:
         job.say("lost", level, node, f"A factor of {other:g} on all but the attention has no counterpart.")

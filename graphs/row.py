@@ -73,7 +73,7 @@ class Row:
             value = self.local(value, module.level)
             values[name] = value.constant
             if value.link:
-                links[name] = value.link
+                links[f"{name}_values" if name in ("scale", "effect") else name] = value.link
         links["model"] = self.end
         kind = "FlipbookApplyMotionModule"
         if in_place:

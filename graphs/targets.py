@@ -77,7 +77,7 @@ class Target:
 
 
 SEED_HIGH = 0xFFFFFFFFFFFFFFFF
-PER_FRAME = "FLOAT,FLOATS,MASK,MOTION_VALUE"
+PER_FRAME = "FLOATS,MASK,MOTION_VALUE,FLOAT"
 SCHEDULES = ("standard_static", "standard_uniform", "looped_uniform", "batched")
 FUSE_METHODS = (
     "pyramid",
@@ -121,7 +121,7 @@ _SAMPLER_HEAD = (
     socket("latent_image", "LATENT"),
 )
 _WINDOWS = (
-    integer("length", 16, 2, 128),
+    integer("length", 16, 1, 128),
     integer("overlap", 4, 0, 127),
     integer("stride", 1, 1, 8),
     combo("schedule", SCHEDULES[0], SCHEDULES),
@@ -138,7 +138,7 @@ _SIZE = integer("width", 512, 16, 16384), integer("height", 512, 16, 16384)
 
 TARGETS: dict[str, Target] = {
     "FlipbookLoadMotionModule": Target(
-        (combo("motion_module", ""), combo("groupnorm", "auto", ("auto", "joint", "per_frame"))),
+        (combo("motion_module", ""), combo("groupnorm", "auto", ("auto", "per_frame", "joint"))),
         (("motion_module", "MOTION_MODULE"),),
     ),
     "FlipbookLoadMotionLora": Target(
@@ -146,6 +146,7 @@ TARGETS: dict[str, Target] = {
             combo("motion_lora", ""),
             decimal("strength", 1.0, -10.0, 10.0),
             socket("previous", "MOTION_LORA"),
+            socket("strength_values", PER_FRAME),
         ),
         (("motion_loras", "MOTION_LORA"),),
     ),
@@ -153,12 +154,14 @@ TARGETS: dict[str, Target] = {
         (
             socket("model", "MODEL"),
             socket("motion_module", "MOTION_MODULE"),
-            socket("motion_lora", "MOTION_LORA"),
-            decimal("scale", 1.0, 0.0, 10.0, PER_FRAME),
-            decimal("effect", 1.0, 0.0, 10.0, PER_FRAME),
+            decimal("scale", 1.0, 0.0, 10.0),
+            decimal("effect", 1.0, 0.0, 10.0),
             decimal("start_percent", 0.0, 0.0, 1.0),
             decimal("end_percent", 1.0, 0.0, 1.0),
             combo("beta_schedule", "auto", BETAS),
+            socket("motion_lora", "MOTION_LORA"),
+            socket("scale_values", PER_FRAME),
+            socket("effect_values", PER_FRAME),
             socket("motion_settings", "MOTION_SETTINGS"),
             socket("motion_keyframes", "MOTION_KEYFRAMES"),
             socket("motion_control", "MOTION_CONTROL"),
@@ -167,25 +170,26 @@ TARGETS: dict[str, Target] = {
     ),
     "FlipbookMotionValue": Target(
         (
-            decimal("value", 1.0, 0.0, 10.0, "FLOAT,FLOATS"),
-            socket("mask", "MASK"),
-            decimal("lowest", 0.0, 0.0, 10.0),
+            decimal("value", 1.0, -10.0, 10.0),
+            decimal("lowest", 0.0, -10.0, 10.0),
             combo("scaling", "absolute", ("absolute", "relative")),
+            socket("values", "FLOATS,FLOAT"),
+            socket("mask", "MASK"),
         ),
         (("motion_value", "MOTION_VALUE"),),
     ),
     "FlipbookMotionSettings": Target(
         (
             integer("stretch_rows", 0, 0, 1024),
-            integer("stretch_to", 0, 0, 1024),
+            integer("stretch_by", 0, 0, 1024),
             integer("first_position", 0, 0, 1024),
-            decimal("positions", 1.0, 0.0, 10.0),
-            decimal("all_weights", 1.0, 0.0, 10.0),
-            decimal("q", 1.0, 0.0, 10.0),
-            decimal("k", 1.0, 0.0, 10.0),
-            decimal("v", 1.0, 0.0, 10.0),
-            decimal("out", 1.0, 0.0, 10.0),
-            decimal("feed_forward", 1.0, 0.0, 10.0),
+            decimal("positions", 1.0, 0.0, 2.0),
+            decimal("all_weights", 1.0, 0.0, 2.0),
+            decimal("q", 1.0, 0.0, 2.0),
+            decimal("k", 1.0, 0.0, 2.0),
+            decimal("v", 1.0, 0.0, 2.0),
+            decimal("out", 1.0, 0.0, 2.0),
+            decimal("feed_forward", 1.0, 0.0, 2.0),
             string("blocks"),
             socket("previous", "MOTION_SETTINGS"),
         ),
@@ -198,7 +202,7 @@ TARGETS: dict[str, Target] = {
             boolean("inherit_missing", True),
             socket("scale", PER_FRAME),
             socket("effect", PER_FRAME),
-            socket("lora_strength", "FLOAT"),
+            socket("lora_strength", PER_FRAME),
             socket("motion_settings", "MOTION_SETTINGS"),
             socket("previous", "MOTION_KEYFRAMES"),
         ),
@@ -212,8 +216,10 @@ TARGETS: dict[str, Target] = {
             _TOGETHER,
             integer("view_length", 0, 0, 128),
             integer("view_overlap", 4, 0, 127),
-            combo("view_schedule", SCHEDULES[0], SCHEDULES),
+            combo("view_schedule", SCHEDULES[0], SCHEDULES[:3]),
             combo("view_fuse", FUSE_METHODS[0], FUSE_METHODS),
+            string("latent_retain_index_list"),
+            boolean("split_conds_to_windows", False),
         ),
         MODEL,
     ),
@@ -257,6 +263,7 @@ TARGETS: dict[str, Target] = {
             decimal("temporal_cutoff", 0.25, 0.01, 2.0),
             integer("order", 4, 1, 20),
             boolean("from_pictures", False),
+            combo("variant", "freeinit", ("freeinit", "dinkinit")),
         ),
         MODEL,
     ),

@@ -1,4 +1,4 @@
-"""Scale and effect: what AnimateDiff-Evolved calls a multival, as a widget's value, a link or a Motion Value."""
+"""Scale and effect: a multival of AnimateDiff-Evolved, as a widget's value, a link or a Motion Value."""
 
 from __future__ import annotations
 
@@ -47,6 +47,9 @@ def convert_value(job: Job, level: Level, node: str) -> None:
     else:
         new, mask = {"value": values["float_val"]}, level.source(node, "mask_optional")
     constants, links = split(new)
+    if "value" in links:
+        links["values"] = links.pop("value")  # the value multiplies what comes in
+        constants["value"] = 1.0
     complain = job.complain(level, node)
     level.become(node, "FlipbookMotionValue", constants, {**links, "mask": mask}, complain)
     job.say("mapped", level, node, "Became Motion Value.", kind)

@@ -45,7 +45,7 @@ BECOMES: dict[str, tuple[str, str]] = {
     "ADE_IterationOptsDefault": ("nothing (one iteration)", "several iterations"),
     "ADE_IterationOptsFreeInit": (
         "**Model FreeInit**",
-        "DinkInit, *sigma_step* below 999, offsets of seed and batch",
+        "*sigma_step* below 999, offsets of seed and batch",
     ),
     "ADE_CustomCFGSimple": ("*cfg* of every sampler reached", "*cfg_extras*"),
     "ADE_CustomCFG": ("*cfg* of every sampler reached", "cfg per frame or area, *cfg_extras*"),
@@ -58,7 +58,7 @@ BECOMES: dict[str, tuple[str, str]] = {
     "ADE_AnimateDiffSettings": (_SETTINGS, ""),
     "ADE_AdjustPESweetspotStretch": (_SETTINGS, "a second stretch"),
     "ADE_AdjustPEFullStretch": (_SETTINGS, "a second stretch"),
-    "ADE_AdjustPEManual": (_SETTINGS, "*final_pe_idx_offset*, a cut without a stretch"),
+    "ADE_AdjustPEManual": (_SETTINGS, "*final_pe_idx_offset*, a table that is cut"),
     "ADE_AdjustWeightAllMult": (_SETTINGS, ""),
     "ADE_AdjustWeightAllAdd": ("nothing", "adding to weights"),
     "ADE_AdjustWeightIndivMult": (_SETTINGS, _NO_OTHER),
