@@ -167,8 +167,9 @@ class Workflow:
         for place, slot in enumerate(self.nodes.get(key, {}).get("outputs") or []):
             now = [number for number in self._leaving.get(key, ()) if self.links[number].origin_slot == place]
             before = slot.get("links") if isinstance(slot.get("links"), list) else []
-            kept = [number for number in before if number in now]
-            kept += sorted((number for number in now if number not in kept), key=str)
+            wanted = set(now)
+            kept = [number for number in before if number in wanted]
+            kept += sorted(wanted.difference(kept), key=str)
             if kept != before:
                 slot["links"] = kept or None
 
