@@ -363,7 +363,7 @@ def _add_factors(job: Job, tuning: Tuning, level: Level, node: str) -> None:
     weight, bias = parts.pop("attn_out_weight", 1.0), parts.pop("attn_out_bias", 1.0)
     if weight != bias:
         job.say(
-            "lost", level, node, "Weight and bias of the output layers have one factor here, the weight's."
+            "lost", level, node, "Weight and bias of output layers have one factor here, the weight's."
         )
     parts["attn_out"] = weight
     if (other := parts.pop("other", 1.0)) != 1.0:

@@ -51,10 +51,9 @@ class Document:
             return
         for level in levels:
             raw, state = level.raw, level.raw.get("state")
-            if not level.is_subgraph or "last_node_id" in raw:
-                if "last_node_id" in raw or not isinstance(state, dict):
-                    raw["last_node_id"] = self.counter.node
-                    raw["last_link_id"] = self.counter.link
+            if "last_node_id" in raw or not (level.is_subgraph or isinstance(state, dict)):
+                raw["last_node_id"] = self.counter.node
+                raw["last_link_id"] = self.counter.link
             if isinstance(state, dict):
                 state["lastNodeId"] = self.counter.node
                 state["lastLinkId"] = self.counter.link

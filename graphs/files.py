@@ -13,7 +13,7 @@ PICTURES = (".png", ".webp", ".jpg", ".jpeg", ".gif")
 ENDINGS = (".json", *PICTURES)
 MAX_BYTES = 256 * 2**20
 EXIF_TEXTS = (0x010F, 0x0110, 0x010E, 0x9286)
-"""Make, Model, ImageDescription, UserComment: where ComfyUI and others put ``workflow:..`` and ``prompt:..``."""
+"""Make, Model, ImageDescription, UserComment: they hold ``workflow:..`` and ``prompt:..``."""
 
 
 def read_file(path: Path) -> dict:

@@ -330,7 +330,7 @@ def _settle_sampling(row: Row, schedule: Schedule, has_modules: bool) -> None:
     if left or not has_modules:
         row.add("ModelSamplingDiscrete", {"sampling": "eps"}, {})
         if left:
-            text = f"The sampling node #{left[0]} in front serves others, too: another one behind it undoes it here."
+            text = f"The sampling node #{left[0]} in front serves others, too: one behind it undoes it."
             job.say("changed", level, node, text)
 
 

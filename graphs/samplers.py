@@ -1,4 +1,4 @@
-"""Samplers that a MODEL reaches: cfg, seed and start noise, which AnimateDiff-Evolved carries on the MODEL."""
+"""Samplers that a MODEL reaches: cfg, seed and start noise, which that pack carries on the MODEL."""
 
 from __future__ import annotations
 

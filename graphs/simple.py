@@ -93,7 +93,7 @@ def _checkpoint(job: Job, level: Level, node: str) -> None:
             "lost",
             level,
             node,
-            f"Its schedule {name} is not set for {near.type(sampler)} #{sampler}, which gets no motion module.",
+            f"Its schedule {name} is not set for {near.type(sampler)} #{sampler}: no motion module there.",
             kind,
         )
     job.say("mapped", level, node, text, kind)

@@ -1,4 +1,4 @@
-"""Scale and effect: what AnimateDiff-Evolved calls a multival, as a widget's value, a link or a Motion Value."""
+"""Scale and effect: a multival of AnimateDiff-Evolved, as a widget's value, a link or a Motion Value."""
 
 from __future__ import annotations
 

@@ -59,7 +59,6 @@ class World:
         self.subgraphs = {
             str(level.raw.get("id")): level for level in levels if level.is_subgraph and level.raw.get("id")
         }
-
         self._spreaders = {
             id(level): [node for node in level.ids() if EVERYWHERE in level.type(node)] for level in levels
         }

@@ -1,4 +1,4 @@
-"""nodes -> motion_core <- training, and graphs by itself: who may import whom, told from syntax trees and clean processes."""
+"""nodes -> motion_core <- training, and graphs by itself: who may import whom, told from syntax trees."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""Graphs for the tests: the published ones where they are, others by hand, and an independent look at both."""
+"""Graphs for the tests: the published ones where they are, others by hand, and a look at both of its own."""
 
 import json
 import os

@@ -516,3 +516,18 @@ def test_targets_are_our_nodes(root):
                 assert one.default == given["default"], (kind, one.name)
         outputs = [name for name, _ in target.outputs]
         assert outputs == [name for name, _ in schemas[kind]["outputs"]], kind
+
+
+def test_the_documentation_has_the_table_of_the_rules(root):
+    from animatediff_flipbook.graphs.table import as_markdown
+
+    assert (root / "docs" / "from-the-incumbent.md").read_text(encoding="utf-8").endswith(as_markdown())
+
+
+def test_group_nodes_are_told():
+    build = Animated()
+    build.add("workflow>motion", None, (), ("MODEL:MODEL",))
+    graph = build.graph()
+    graph["extra"]["groupNodes"] = {"motion": {"nodes": [{"type": "ADE_AnimateDiffLoaderGen1"}]}}
+    (item,) = convert(graph).report.of_kind("left")
+    assert "Convert to nodes" in item.text
