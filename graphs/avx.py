@@ -101,7 +101,9 @@ def _frames(job: Job, row: Row, level: Level, node: str, frames: Value) -> Sourc
             links,
             job.complain(near, maker),
         )
-        job.say("changed", near, maker, f"batch_size is {frames.constant} now, the sampler's frame_number.", kind)
+        job.say(
+            "changed", near, maker, f"batch_size is {frames.constant} now, the sampler's frame_number.", kind
+        )
         return latent
     links = {"samples": latent}
     if frames.link:

@@ -209,7 +209,9 @@ def _read_cfg(job: Job, level: Level, source: Source | None) -> Value | None:
         value = job.values(level, node)["cfg"]
         job.say("changed", level, node, "Written as cfg at every sampler that the model reaches.")
         return value
-    if level.type(node) == "ADE_CustomCFG" and (inner := job.world.origin(level, level.source(node, "cfg_multival"))):
+    if level.type(node) == "ADE_CustomCFG" and (
+        inner := job.world.origin(level, level.source(node, "cfg_multival"))
+    ):
         place, (multival, _) = inner
         if place.type(multival) == "ADE_MultivalDynamic" and not place.source(multival, "mask_optional"):
             job.say("changed", level, node, "Written as cfg at every sampler that the model reaches.")
@@ -283,9 +285,7 @@ def read_tuning(job: Job, level: Level, source: Source | None) -> Tuning | None:
         job.say("lost", level, node, f"{kind} is not known; its settings are not taken over.")
         return None
     neutral = {"stretch_rows": 0, "stretch_to": 0, "first_position": 0}
-    tuning.values = {
-        name: value for name, value in tuning.values.items() if value != neutral.get(name, 1.0)
-    }
+    tuning.values = {name: value for name, value in tuning.values.items() if value != neutral.get(name, 1.0)}
     return tuning
 
 
@@ -362,7 +362,9 @@ def _add_factors(job: Job, tuning: Tuning, level: Level, node: str) -> None:
     }
     weight, bias = parts.pop("attn_out_weight", 1.0), parts.pop("attn_out_bias", 1.0)
     if weight != bias:
-        job.say("lost", level, node, "Weight and bias of the output layers have one factor here, the weight's.")
+        job.say(
+            "lost", level, node, "Weight and bias of output layers have one factor here, the weight's."
+        )
     parts["attn_out"] = weight
     if (other := parts.pop("other", 1.0)) != 1.0:
         job.say("lost", level, node, f"A factor of {other:g} on all but the attention has no counterpart.")

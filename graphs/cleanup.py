@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .check import widget_names
 from .job import Job
 from .nodes import ALWAYS
 from .rules import OLD_NODES
@@ -93,7 +94,9 @@ def _feeds(job: Job, level: Level, node: str) -> bool:
 
 def feeding(job: Job) -> set[tuple[int, str]]:
     """Nodes that feed something."""
-    return {(id(level), node) for level in job.world.levels for node in level.ids() if _feeds(job, level, node)}
+    return {
+        (id(level), node) for level in job.world.levels for node in level.ids() if _feeds(job, level, node)
+    }
 
 
 def rename_slots(job: Job) -> None:
@@ -101,7 +104,9 @@ def rename_slots(job: Job) -> None:
     for level in job.world.levels:
         if level.is_prompt:
             continue
-        slots = [*(level.raw.get("inputs") or []), *(level.raw.get("outputs") or [])] if level.is_subgraph else []
+        slots = (
+            [*(level.raw.get("inputs") or []), *(level.raw.get("outputs") or [])] if level.is_subgraph else []
+        )
         for node in level.ids():
             kind = level.type(node)
             if _is_way(kind) or kind in job.world.subgraphs:
@@ -111,12 +116,56 @@ def rename_slots(job: Job) -> None:
                 slot["type"] = RENAMED[slot["type"]]
 
 
+def settle_instances(job: Job) -> None:
+    """Widgets that a subgraph's node shows: those of nodes that have no such widget now go."""
+    for number, inner in job.world.subgraphs.items():
+        for outer, node in job.world.instances(inner):
+            properties = outer.nodes[node].get("properties")
+            shown = properties.get("proxyWidgets") if isinstance(properties, dict) else None
+            if not isinstance(shown, list):
+                continue
+            kept = [one for one in shown if _is_shown(inner, one)]
+            if len(kept) != len(shown):
+                properties["proxyWidgets"] = kept
+                text = f"{len(shown) - len(kept)} widgets that it showed are on other nodes inside it now."
+                job.say("changed", outer, node, text, str(inner.raw.get("name", number)))
+
+
+def _is_shown(level: Level, entry: object) -> bool:
+    if not isinstance(entry, list) or len(entry) < 2 or not isinstance(entry[0], (str, int)):
+        return True
+    node = str(entry[0])
+    if node not in level.nodes:
+        return node.startswith("-")
+    kind = level.type(node)
+    return not kind.startswith("Flipbook") or entry[1] in widget_names(kind)
+
+
+def report_group_nodes(job: Job) -> None:
+    """Group nodes keep what they hold: their makers must take them apart first."""
+    for level in job.world.levels:
+        extra = level.raw.get("extra")
+        groups = extra.get("groupNodes") if isinstance(extra, dict) and not level.is_prompt else None
+        for name, group in (groups if isinstance(groups, dict) else {}).items():
+            inside = group.get("nodes") if isinstance(group, dict) else None
+            kinds = {one.get("type") for one in inside or () if isinstance(one, dict)}
+            if not kinds & set(OLD_NODES):
+                continue
+            for node in level.ids():
+                if level.type(node) in (f"workflow/{name}", f"workflow>{name}"):
+                    text = "This group node holds AnimateDiff nodes, which stay as they are. Right-click it, "
+                    text += "choose Convert to nodes (or to a subgraph), and convert the graph again."
+                    job.say("left", level, node, text)
+
+
 def report_left(job: Job) -> None:
     """Nodes of those packs that stay."""
     for level in job.world.levels:
         for node in level.ids():
             kind = level.type(node)
             if kind.startswith("ADE_"):
-                job.say("left", level, node, "Has no counterpart here: it stays and needs AnimateDiff-Evolved.")
+                job.say(
+                    "left", level, node, "Has no counterpart here: it stays and needs AnimateDiff-Evolved."
+                )
             elif kind == "AnimateDiff Script":
                 job.say("left", level, node, "Belongs to Efficiency nodes and asks for AnimateDiff-Evolved.")

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from .avx import convert_sampler
 from .check import faults
-from .cleanup import feeding, rename_slots, report_left, take_out_carriers, take_out_ways
+from .cleanup import (
+    feeding,
+    rename_slots,
+    report_group_nodes,
+    report_left,
+    settle_instances,
+    take_out_carriers,
+    take_out_ways,
+)
 from .document import Document, read_document, types_in
 from .errors import GraphError
 from .job import Job
@@ -52,7 +60,10 @@ def convert(document: object, *, note: bool = False) -> Conversion:
     parts = read_document(new)
     for part in parts:
         if foreign_types(part.raw):
-            _convert_part(part, report)
+            try:
+                _convert_part(part, report)
+            except (KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+                raise GraphError(f"This graph is damaged: {type(error).__name__} ({error}).") from error
             if note and not part.is_prompt:
                 part.add_note(report.as_text())
     return Conversion(new, report)
@@ -78,7 +89,11 @@ def _convert_part(part: Document, report: Report) -> None:
     take_out_carriers(job)
     take_out_ways(job, before)
     rename_slots(job)
+    settle_instances(job)
+    report_group_nodes(job)
     report_left(job)
+    for level in levels:
+        level.reuse_ids()
     if wrong := faults(levels):
         raise GraphError(f"This graph could not be converted without breaking it: {wrong[0]}")
     part.write(levels)

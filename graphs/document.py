@@ -51,10 +51,9 @@ class Document:
             return
         for level in levels:
             raw, state = level.raw, level.raw.get("state")
-            if not level.is_subgraph or "last_node_id" in raw:
-                if "last_node_id" in raw or not isinstance(state, dict):
-                    raw["last_node_id"] = self.counter.node
-                    raw["last_link_id"] = self.counter.link
+            if "last_node_id" in raw or not (level.is_subgraph or isinstance(state, dict)):
+                raw["last_node_id"] = self.counter.node
+                raw["last_link_id"] = self.counter.link
             if isinstance(state, dict):
                 state["lastNodeId"] = self.counter.node
                 state["lastLinkId"] = self.counter.link
@@ -63,8 +62,14 @@ class Document:
         """Put a note beside the graph."""
         self.counter.node += 1
         places = [node.get("pos") for node in self.raw["nodes"]]
-        left = [pos[0] for pos in places if isinstance(pos, list) and pos and isinstance(pos[0], (int, float))]
-        top = [pos[1] for pos in places if isinstance(pos, list) and len(pos) > 1 and isinstance(pos[1], (int, float))]
+        left = [
+            pos[0] for pos in places if isinstance(pos, list) and pos and isinstance(pos[0], (int, float))
+        ]
+        top = [
+            pos[1]
+            for pos in places
+            if isinstance(pos, list) and len(pos) > 1 and isinstance(pos[1], (int, float))
+        ]
         self.raw["nodes"].append(
             {
                 "id": self.counter.node,

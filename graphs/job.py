@@ -24,10 +24,6 @@ class Job:
     """The state of a conversion."""
 
     world: World
-    fizz: bool = False
-    """Whether FizzNodes' prompt schedules are converted too."""
-    advanced_controlnet: bool = False
-    """Whether Advanced-ControlNet's plain nodes are."""
     done: set[tuple[int, str]] = field(default_factory=set)
     """Nodes that have got their new form, or whose values stand elsewhere now."""
     wanted: set[tuple[int, str]] = field(default_factory=set)
@@ -40,9 +36,7 @@ class Job:
 
     def say(self, kind: str, level: Level, node: str, text: str, node_type: str | None = None) -> None:
         """A line of the report."""
-        self.world.report.add(
-            kind, self.world.label(level, node), node_type or level.type(node), text
-        )
+        self.world.report.add(kind, self.world.label(level, node), node_type or level.type(node), text)
 
     def complain(self, level: Level, node: str) -> Callable[[str], None]:
         """For values that could not be kept."""
@@ -57,9 +51,7 @@ class Job:
         """All widgets of an old node, by their present names."""
         old = self.old(level, node)
         plain = read_widgets(old, level.widgets(node), self.complain(level, node))
-        return {
-            name: Value(value, level.source(node, *old.aliases(name))) for name, value in plain.items()
-        }
+        return {name: Value(value, level.source(node, *old.aliases(name))) for name, value in plain.items()}
 
     def settled(self, level: Level, node: str) -> dict[str, object]:
         """The same for values that must stand in the file: what is linked is looked up."""

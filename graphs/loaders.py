@@ -96,7 +96,9 @@ def write_loader(job: Job, plan: Plan) -> None:
         _write_settings(row, plan)
     row.finish()
     parts = ["Load and Apply Motion Module"] * bool(plan.modules) + ["Context Windows"] * bool(plan.stages)
-    text = f"Became {' and '.join(parts)}." if parts else "Changed nothing on its MODEL, which goes straight on."
+    text = (
+        f"Became {' and '.join(parts)}." if parts else "Changed nothing on its MODEL, which goes straight on."
+    )
     if len(plan.modules) > 1:
         text += f" {len(plan.modules)} motion modules in a row, the last one of the old chain first."
     if plan.shadowed:
@@ -108,7 +110,13 @@ def _write_settings(row: Row, plan: Plan) -> None:
     job, settings = row.job, plan.settings
     if row.mode == BYPASSED:
         if settings.cfg or settings.seed_override:
-            job.say("lost", plan.level, plan.node, "It is bypassed: its cfg and seed are written nowhere.", row.kind)
+            job.say(
+                "lost",
+                plan.level,
+                plan.node,
+                "It is bypassed: its cfg and seed are written nowhere.",
+                row.kind,
+            )
         settings.cfg = settings.seed_override = None
     if settings.cfg:
         write_cfg(job, settings.level, plan.goal, settings.cfg)
@@ -165,9 +173,13 @@ def _applied(job: Job, level: Level, node: str, home: Level) -> Module:
         near, (load, _) = found
         module.name = job.values(near, load)["model_name"]
         tuning = read_tuning(job, near, job.socket(near, load, "ad_settings"))
-        if values.get("apply_v2_properly", Value(True)).constant is False and V2.search(str(module.name.constant)):
+        if values.get("apply_v2_properly", Value(True)).constant is False and V2.search(
+            str(module.name.constant)
+        ):
             job.joint.add((id(near), load))
-            job.say("changed", level, node, "v2 was not applied properly there: groupnorm is joint, as it was.")
+            job.say(
+                "changed", level, node, "v2 was not applied properly there: groupnorm is joint, as it was."
+            )
         module.load = source if level is home else None
     elif found is not None and level is home:
         module.load = source
@@ -221,7 +233,9 @@ def _add_tuning(job: Job, module: Module, tuning: Tuning | None) -> None:
             "lowest": tuning.lowest * factor,
             "scaling": "relative",
         }
-        made = level.add("FlipbookMotionValue", values, {"mask": tuning.mask}, node, job.complain(level, node))
+        made = level.add(
+            "FlipbookMotionValue", values, {"mask": tuning.mask}, node, job.complain(level, node)
+        )
         module.values["scale"] = Value(1.0, (made, 0))
         job.say("changed", level, node, "The mask of the motion scale became Motion Value.")
 
@@ -249,7 +263,9 @@ def _schedule(
         name = str(job.settled(level, node)["beta_schedule"])
     if goal.samplers and len(goal.patched) == len(goal.samplers):
         if name not in ("use existing", "autoselect") or modules:
-            text = f"beta_schedule {name} is keep now: a sampling node behind it sets another one in both packs."
+            text = (
+                f"beta_schedule {name} is keep now: a sampling node behind it sets another one in both packs."
+            )
             job.say("changed", level, node, text)
         return Schedule("keep")
     if name not in BETA_SCHEDULES:
@@ -260,7 +276,9 @@ def _schedule(
             return Schedule("keep")
         module = str(modules[0].name.constant)
         if ANIMATE_LCM.search(module) and not modules[0].name.link:
-            job.say("changed", level, node, "autoselect means lcm for AnimateLCM: ModelSamplingDiscrete sets it.")
+            job.say(
+                "changed", level, node, "autoselect means lcm for AnimateLCM: ModelSamplingDiscrete sets it."
+            )
             return BETA_SCHEDULES["lcm"]
     if name == "use existing":
         for near, other in upstream(job.world, level, node):
@@ -269,7 +287,12 @@ def _schedule(
             if near.type(other) == "CheckpointLoaderSimpleWithNoiseSelect":
                 chosen = str(job.settled(near, other)["beta_schedule"])
                 if chosen in BETA_SCHEDULES and chosen not in ("use existing", "autoselect"):
-                    job.say("changed", level, node, f"The schedule of the checkpoint loader, {chosen}, stands here.")
+                    job.say(
+                        "changed",
+                        level,
+                        node,
+                        f"The schedule of the checkpoint loader, {chosen}, stands here.",
+                    )
                     return BETA_SCHEDULES[chosen]
                 break
     if name.startswith("lcm"):
@@ -307,7 +330,7 @@ def _settle_sampling(row: Row, schedule: Schedule, has_modules: bool) -> None:
     if left or not has_modules:
         row.add("ModelSamplingDiscrete", {"sampling": "eps"}, {})
         if left:
-            text = f"The sampling node #{left[0]} in front serves others, too: another one behind it undoes it here."
+            text = f"The sampling node #{left[0]} in front serves others, too: one behind it undoes it."
             job.say("changed", level, node, text)
 
 

@@ -31,8 +31,7 @@ def fitting(one: Input, value: object, complain: Callable[[str], None]) -> objec
 
 
 def widget_values(kind: str, values: dict, complain: Callable[[str], None]) -> dict[str, object]:
-    """All widgets of a new node by name, defaults filled in. Further keys, such as control_after_generate, are
-    kept."""
+    """All widgets of a new node by name, defaults filled in."""
     target = TARGETS[kind]
     result = {}
     for one in target.inputs:

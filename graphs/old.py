@@ -86,8 +86,10 @@ def read_widgets(old: Old, values: object, complain: Callable[[str], None]) -> d
         value = found.get(name)
         fitting = _as_kind(widget.kind, value)
         if value is not None and fitting is None:
-            complain(f"{name} was {_short(value)}, which is no {_KIND_WORDS[widget.kind]}; taken: "
-                     f"{widget.default!r}.")
+            complain(
+                f"{name} was {_short(value)}, which is no {_KIND_WORDS[widget.kind]}; taken: "
+                f"{widget.default!r}."
+            )
         result[name] = widget.default if fitting is None else fitting
     return result
 

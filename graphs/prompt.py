@@ -180,6 +180,9 @@ class Prompt:
                 inputs[one.name] = [source[0], source[1]]
         return {"inputs": inputs, "class_type": kind, "_meta": {"title": kind}}
 
+    def reuse_ids(self) -> None:
+        """Links of a prompt have no ids."""
+
     def write(self) -> None:
         """Put the nodes back into the document."""
         for key in [key for key in self.raw if _is_node(self.raw[key]) and key not in self.nodes]:

@@ -27,6 +27,11 @@ class Item:
     text: str
     """A sentence: what became of it, or what was lost and why."""
 
+    @property
+    def where(self) -> str:
+        """``#id type: ``, or nothing for what concerns the whole file."""
+        return f"#{self.node_id} {self.node_type}: " if self.node_id else ""
+
 
 @dataclass
 class Report:
@@ -47,7 +52,7 @@ class Report:
     @property
     def count(self) -> int:
         """Number of nodes that were converted."""
-        return len({item.node_id for item in self.items if item.kind != "left"})
+        return len({item.node_id for item in self.items if item.kind != "left" and item.node_id})
 
     @property
     def needs_conversion(self) -> bool:
@@ -62,7 +67,7 @@ class Report:
         for kind in KINDS:
             if items := self.of_kind(kind):
                 lines += [f"{TITLES[kind]}:"]
-                lines += [f"  #{item.node_id} {item.node_type}: {item.text}" for item in items]
+                lines += [f"  {item.where}{item.text}" for item in items]
         return "\n".join(lines) + "\n"
 
     def as_json(self) -> str:

@@ -1,4 +1,4 @@
-"""Samplers that a MODEL reaches: cfg, seed and start noise, which AnimateDiff-Evolved carries on the MODEL."""
+"""Samplers that a MODEL reaches: cfg, seed and start noise, which that pack carries on the MODEL."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ KSAMPLER = Old(
         "seed steps cfg sampler_name scheduler denoise",
     ),
 )
-RANDOM_NOISE = Old(
-    {"noise_seed": whole(0), "control": choice("fixed")}, ("noise_seed control", "noise_seed")
-)
+RANDOM_NOISE = Old({"noise_seed": whole(0), "control": choice("fixed")}, ("noise_seed control", "noise_seed"))
 KSAMPLER_SOCKETS = ("model", "positive", "negative", "latent_image")
 CONTROLS = ("fixed", "increment", "decrement", "randomize")
 
@@ -106,7 +104,9 @@ def write_noise(job: Job, row: object, settings: Settings, stages: list[Windows]
         job.say("lost", level, settings.node, f"The noise_type {kind!r} is not known.")
         return
     if "gpu" in str(old["seed_gen"]):
-        job.say("lost", level, settings.node, "Noise is drawn on the CPU here, with other numbers than on a GPU.")
+        job.say(
+            "lost", level, settings.node, "Noise is drawn on the CPU here, with other numbers than on a GPU."
+        )
     frames = str(old["seed_gen"]).startswith("auto1111")
     shifted = bool(old["seed_offset"] or old["batch_offset"])
     ours = NOISE_KINDS[kind]
@@ -118,10 +118,7 @@ def write_noise(job: Job, row: object, settings: Settings, stages: list[Windows]
         return
     shape = _shape(row, first)
     simple = (
-        len(stages) == 1
-        and first.in_use
-        and not first.viewed
-        and first.values["start_percent"] == Value(0.0)
+        len(stages) == 1 and first.in_use and not first.viewed and first.values["start_percent"] == Value(0.0)
     )
     if simple and not frames and not shifted and _all_take_noise(row.level, goal):
         made: dict[tuple, str] = {}
@@ -163,7 +160,9 @@ def _all_take_noise(level: Level, goal: Reach) -> bool:
 
 def _random_noise(level: Level, node: str) -> str | None:
     source = level.source(node, "noise")
-    return source[0] if source and source[0] in level.nodes and level.type(source[0]) == "RandomNoise" else None
+    return (
+        source[0] if source and source[0] in level.nodes and level.type(source[0]) == "RandomNoise" else None
+    )
 
 
 def _give_noise(
@@ -211,7 +210,9 @@ def _give_noise(
         for name in ("length", "overlap", "stride", "schedule", "fuse", "closed_loop")
     }
     windows["closed_loop"] = row.loops.get((id(stage.level), stage.node), windows["closed_loop"])
-    constants = {name: values[name] for name in ("seed", "steps", "cfg", "sampler_name", "scheduler", "denoise")}
+    constants = {
+        name: values[name] for name in ("seed", "steps", "cfg", "sampler_name", "scheduler", "denoise")
+    }
     links = {name: level.source(node, name) for name in (*constants, *KSAMPLER_SOCKETS)}
     links |= {name: value.link for name, value in windows.items() if value.link}
     constants |= {name: value.constant for name, value in windows.items()}

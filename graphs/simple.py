@@ -93,7 +93,7 @@ def _checkpoint(job: Job, level: Level, node: str) -> None:
             "lost",
             level,
             node,
-            f"Its schedule {name} is not set for {near.type(sampler)} #{sampler}, which gets no motion module.",
+            f"Its schedule {name} is not set for {near.type(sampler)} #{sampler}: no motion module there.",
             kind,
         )
     job.say("mapped", level, node, text, kind)
@@ -103,7 +103,9 @@ def _is_animated(job: Job, level: Level, node: str) -> bool:
     """Whether Apply Motion Module is on a sampler's way up."""
     from .reach import upstream
 
-    return any(near.type(other) == "FlipbookApplyMotionModule" for near, other in upstream(job.world, level, node))
+    return any(
+        near.type(other) == "FlipbookApplyMotionModule" for near, other in upstream(job.world, level, node)
+    )
 
 
 def _combine(job: Job, level: Level, node: str) -> None:
@@ -118,7 +120,9 @@ def _combine(job: Job, level: Level, node: str) -> None:
         constants["save_output"] = plain["save_image"]
         links["images"] = source
         level.become(node, "VHS_VideoCombine", constants, links, complain, outputs={})
-        job.say("mapped", level, node, "Became Video Combine of VideoHelperSuite, with the same settings.", kind)
+        job.say(
+            "mapped", level, node, "Became Video Combine of VideoHelperSuite, with the same settings.", kind
+        )
         return
     if plain["loop_count"]:
         job.say("lost", level, node, f"A WEBP runs for ever, not {plain['loop_count']} times.", kind)

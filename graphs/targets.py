@@ -138,7 +138,7 @@ _SIZE = integer("width", 512, 16, 16384), integer("height", 512, 16, 16384)
 
 TARGETS: dict[str, Target] = {
     "FlipbookLoadMotionModule": Target(
-        (combo("motion_module", ""), combo("groupnorm", "auto", ("auto", "joint", "per_frame"))),
+        (combo("motion_module", ""), combo("groupnorm", "auto", ("auto", "per_frame", "joint"))),
         (("motion_module", "MOTION_MODULE"),),
     ),
     "FlipbookLoadMotionLora": Target(

@@ -1,4 +1,4 @@
-"""Scale and effect: what AnimateDiff-Evolved calls a multival, as a widget's value, a link or a Motion Value."""
+"""Scale and effect: a multival of AnimateDiff-Evolved, as a widget's value, a link or a Motion Value."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def motion_value(job: Job, level: Level, source: Source | None) -> Value | None:
         value = job.values(near, node)["float_val"]
         if value.link is None or near is level:
             job.mark(near, node)
-            text = "Its link goes straight on." if value.link else f"Became the value {value.constant:g} there."
+            text = (
+                "Its link goes straight on." if value.link else f"Became the value {value.constant:g} there."
+            )
             job.say("mapped", near, node, text)
             return value
     if kind not in (*PLAIN, MASKED):

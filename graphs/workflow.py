@@ -84,7 +84,9 @@ class Workflow:
                 if slots is not None and not (
                     isinstance(slots, list) and all(isinstance(slot, dict) for slot in slots)
                 ):
-                    raise GraphError(f"This workflow is damaged: the {key} of node {number} are no list of slots.")
+                    raise GraphError(
+                        f"This workflow is damaged: the {key} of node {number} are no list of slots."
+                    )
             if isinstance(number, int):
                 self.counter.node = max(self.counter.node, number)
             self.nodes[str(number)] = node
@@ -111,6 +113,12 @@ class Workflow:
         for link in self.links.values():
             self._leaving[link.origin].add(link.id)
         self._settle_slots()
+        self._listed = {
+            (key, place): list(slot.get("links") or [])
+            for key, node in self.nodes.items()
+            for place, slot in enumerate(node.get("outputs") or [])
+        }
+        self._first = {link.id: (link.origin, link.origin_slot) for link in self.links.values()}
 
     def _settle(self, link: Link) -> bool:
         """Whether both ends exist; a place that is wrong at the far end is put right."""
@@ -157,12 +165,11 @@ class Workflow:
 
     def _settle_outputs(self, key: str) -> None:
         for place, slot in enumerate(self.nodes.get(key, {}).get("outputs") or []):
-            now = [
-                number for number in self._leaving.get(key, ()) if self.links[number].origin_slot == place
-            ]
+            now = [number for number in self._leaving.get(key, ()) if self.links[number].origin_slot == place]
             before = slot.get("links") if isinstance(slot.get("links"), list) else []
-            kept = [number for number in before if number in now]
-            kept += sorted((number for number in now if number not in kept), key=str)
+            wanted = set(now)
+            kept = [number for number in before if number in wanted]
+            kept += sorted(wanted.difference(kept), key=str)
             if kept != before:
                 slot["links"] = kept or None
 
@@ -170,7 +177,9 @@ class Workflow:
         if end == ENTRY:
             now = [n for n in self._leaving.get(ENTRY, ()) if self.links[n].origin_slot == place]
         else:
-            now = [link.id for link in self.links.values() if (link.target, link.target_slot) == (EXIT, place)]
+            now = [
+                link.id for link in self.links.values() if (link.target, link.target_slot) == (EXIT, place)
+            ]
         before = slot.get("linkIds") if isinstance(slot.get("linkIds"), list) else []
         kept = [number for number in before if number in now]
         kept += sorted((number for number in now if number not in kept), key=str)
@@ -408,6 +417,38 @@ class Workflow:
             self._settle_outputs(node)
 
     # writing
+
+    def reuse_ids(self) -> None:
+        """Give new links the ids of those that have left the same output: its node then stays as it was."""
+        freed: dict[Source, list] = defaultdict(list)
+        for number, source in self._first.items():
+            if number not in self.links:
+                freed[source].append(number)
+        for link in [link for link in self.links.values() if link.id not in self._first]:
+            if not (left := freed.get((link.origin, link.origin_slot))):
+                continue
+            del self.links[link.id]
+            self._leaving[link.origin].discard(link.id)
+            link.id = left.pop(0)
+            self.links[link.id] = link
+            self._leaving[link.origin].add(link.id)
+            if link.target in self.nodes:
+                self.nodes[link.target]["inputs"][link.target_slot]["link"] = link.id
+            self._touch(link.origin)
+        for number, (node, place) in self._first.items():
+            if number in self.links and node in self.nodes:
+                self._sort_outputs(node, place)
+
+    def _sort_outputs(self, node: str, place: int) -> None:
+        """Links in the order of the file."""
+        slots = self.nodes[node].get("outputs") or []
+        if place < len(slots) and isinstance(slots[place].get("links"), list):
+            before = self._listed.get((node, place), [])
+            links = slots[place]["links"]
+            known = [number for number in before if number in links]
+            ordered = known + [number for number in links if number not in known]
+            if ordered != links:
+                slots[place]["links"] = ordered
 
     def write(self) -> None:
         """Put nodes and links back into the document."""

@@ -59,6 +59,9 @@ class World:
         self.subgraphs = {
             str(level.raw.get("id")): level for level in levels if level.is_subgraph and level.raw.get("id")
         }
+        self._spreaders = {
+            id(level): [node for node in level.ids() if EVERYWHERE in level.type(node)] for level in levels
+        }
 
     def label(self, level: Level, node: str) -> str:
         """A node's id for the report."""
@@ -142,8 +145,8 @@ class World:
         """What an input gets, from a link or else from an Anything Everywhere node on its level."""
         source = level.source(node, *names)
         if source is None and kind and not level.is_prompt:
-            for other in level.ids():
-                if EVERYWHERE in level.type(other) and level.mode(other) == ALWAYS:
+            for other in self._spreaders.get(id(level), ()):
+                if other in level.nodes and level.mode(other) == ALWAYS:
                     for _, given in level.inputs(other):
                         if given and _kind_at(level, given) == kind:
                             return given
@@ -183,9 +186,7 @@ class World:
                 else:
                     todo += onward
 
-    def _handed_on(
-        self, level: Level, node: str, place: str | int
-    ) -> list[tuple[Level, Source]] | None:
+    def _handed_on(self, level: Level, node: str, place: str | int) -> list[tuple[Level, Source]] | None:
         kind = level.type(node)
         if level.is_prompt:
             return [(level, (node, 0))] if _is_reroute(level, node) else None

@@ -1,4 +1,4 @@
-"""nodes -> motion_core <- training: who may import whom, told from syntax trees and clean processes."""
+"""nodes -> motion_core <- training, and graphs by itself: who may import whom, told from syntax trees."""
 
 import ast
 import json
@@ -83,7 +83,9 @@ def test_nodes_import_training_only_inside_a_function(file):
             assert inside, f"{file.name} imports {name} at the top: its extras may be missing"
 
 
-@pytest.mark.parametrize("file", [*files("motion_core"), *files("nodes"), *files("training")], ids=short)
+@pytest.mark.parametrize(
+    "file", [*files("graphs"), *files("motion_core"), *files("nodes"), *files("training")], ids=short
+)
 def test_imports_within_the_pack_are_relative_and_nothing_is_evaluated(file):
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for name, level, _ in imports(file):
@@ -99,6 +101,17 @@ def test_imports_within_the_pack_are_relative_and_nothing_is_evaluated(file):
         if isinstance(node, ast.ClassDef):
             bases = {getattr(base, "id", getattr(base, "attr", "")) for base in node.bases}
             assert "ModelPatcher" not in bases
+
+
+@pytest.mark.parametrize("file", files("graphs"), ids=short)
+def test_graphs_are_pure_data(file):
+    for name, level, inside in imports(file):
+        top = name.split(".")[0]
+        if level:
+            assert room(file, level, name) == "graphs", f"{file.name} reaches out: {name}"
+        else:
+            picture = top == "PIL" and inside  # ComfyUI installs it; only pictures need it
+            assert picture or top in sys.stdlib_module_names, f"{file.name} imports {name}"
 
 
 def in_a_clean_process(code: str, tmp_path: Path) -> list[str]:

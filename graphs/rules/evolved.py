@@ -129,9 +129,7 @@ _POSITIONS = "motion_pe_stretch cap_initial_pe_length interpolate_pe_to_length i
 _POSITIONS += " final_pe_idx_offset"
 _PE = {name: whole(0) for name in _POSITIONS.split()}
 _STRENGTHS = {name: number(1.0) for name in ("pe_strength", "attn_strength", "other_strength")}
-_ATTN_STRENGTHS = {
-    f"attn_{name}_strength": number(1.0) for name in ("q", "k", "v", "out_weight", "out_bias")
-}
+_ATTN_STRENGTHS = {f"attn_{name}_strength": number(1.0) for name in ("q", "k", "v", "out_weight", "out_bias")}
 
 
 def _window(widgets: str, fuse: str, *olders: str) -> Old:

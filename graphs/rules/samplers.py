@@ -25,8 +25,8 @@ SAMPLERS: dict[str, str] = {
     "KSampler //Inspire": "seed - steps cfg sampler_name scheduler denoise",
     "KSamplerAdvanced //Inspire": "add_noise noise_seed - steps cfg sampler_name scheduler",
     "SEGSDetailer": "guide_size guide_size_for max_size seed - steps cfg sampler_name scheduler denoise",
-    "SEGSDetailerForAnimateDiff": "guide_size guide_size_for max_size seed - steps cfg sampler_name scheduler "
-    "denoise",
+    "SEGSDetailerForAnimateDiff": "guide_size guide_size_for max_size seed - steps cfg sampler_name "
+    "scheduler denoise",
     "DetailerForEach": "guide_size guide_size_for max_size seed - steps cfg sampler_name scheduler denoise",
     "DetailerForEachDebug": "guide_size guide_size_for max_size seed - steps cfg sampler_name scheduler "
     "denoise",

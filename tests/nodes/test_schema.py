@@ -12,6 +12,8 @@ import pytest
 from animatediff_flipbook.nodes import NODES, FlipbookExtension
 
 SNAPSHOT = Path(__file__).parent.parent / "data" / "node_schemas.json"
+FILES = ("motion_module", "motion_lora", "domain_adapter", "sparse_control", "camera_control")
+"""Lists of files, which differ from machine to machine."""
 FROZEN = ("default", "min", "max", "step", "multiline", "options")
 
 
@@ -24,7 +26,7 @@ def described(node):
             options = options[0] if options else {}
             kept = {key: options[key] for key in FROZEN if key in options}
             if kind == "COMBO" or isinstance(kind, list):
-                files = name in ("motion_module", "motion_lora", "domain_adapter", "sparse_control")
+                files = name in FILES
                 kept["options"] = "files" if files else list(options.get("options", kind))
                 if name in ("sampler_name", "scheduler"):
                     kept["options"] = "ComfyUI's"  # of the version that runs

@@ -140,12 +140,14 @@ def cond(seed=1, **extra):
     return [[torch.randn(1, 6, 64, generator=torch.Generator().manual_seed(seed)), extra]]
 
 
-def sample(model, *, frames=FRAMES, steps=2, cfg=5.0, seed=0, size=SIZE, positive=None, **more):
+def sample(
+    model, *, frames=FRAMES, steps=1, cfg=5.0, seed=0, size=SIZE, positive=None, negative=None, **more
+):
     latent = torch.zeros(frames, 4, size, size)
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
     with torch.inference_mode():
         return comfy.sample.sample(
-            *(model, noise, steps, cfg, "euler", "normal", positive or cond(1), cond(2), latent),
+            *(model, noise, steps, cfg, "euler", "normal", positive or cond(1), negative or cond(2), latent),
             seed=seed, disable_pbar=True, **more,
         )  # fmt: skip
 
@@ -181,27 +183,29 @@ def checked(case, model, frames=FRAMES, areas=(), size=SIZE):
             assert torch.allclose(got[part], wanted, atol=2e-4), (number, prompts)
         return got
 
+    both.__module__ = "comfy.samplers"  # a patch of unknown origin would be shown windows one by one
     model.set_model_unet_function_wrapper(both)
     return model, videos
 
 
-@pytest.mark.parametrize("frames", [3, FRAMES, 7])
+@pytest.mark.parametrize("frames", [3, pytest.param(7, marks=pytest.mark.slow)])
 def test_prompts_in_one_call(case, before, frames):
     """Frames: three (no special case), as many as poses, and more."""
     model, videos = checked(case, case.apply(), frames)
     first = sample(model, frames=frames)
-    assert videos == [2, 2]
+    assert videos == [2]
     plain = ApplyMotionModule.execute(case.model, case.module, beta_schedule="keep")[0]
     assert not torch.allclose(first, sample(plain, frames=frames), atol=1e-2)
     assert torch.equal(sample(model.clone(), frames=frames), first), "the second run of a clone"
     assert_untouched(case.model.model.diffusion_model, before)
 
 
+@pytest.mark.slow
 def test_prompts_one_by_one(case):
     model, videos = checked(case, case.apply())
     model.model_options["sampler_calc_cond_batch_function"] = one_by_one
     sample(model)
-    assert videos == [1] * 4
+    assert videos == [1, 1]
 
 
 def one_by_one(args):
@@ -212,6 +216,7 @@ def one_by_one(args):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", [1, 2])
 @pytest.mark.parametrize("schedule", ["standard_static", "standard_uniform"])
 def test_windows(case, together, schedule):
@@ -224,23 +229,29 @@ def test_windows(case, together, schedule):
     assert max(videos) == 2 * together
 
 
+AREAS = [(8, 4, 0, 0), (8, 4, 0, 4), (4, 6, 4, 2)]
+"""Height, width, top, left: two of one size in one call, and one of another."""
+
+
+def with_areas(first):
+    """A prompt of each area, behind one for all; ComfyUI gives the other side none of its own then."""
+    prompts = cond(first)
+    for number, area in enumerate(AREAS):
+        prompts += cond(first + 2 + number, area=area)
+    return prompts
+
+
 def test_areas(case):
-    """Two areas of one size at different places, in one call, and one of another size."""
-    left, right = {"area": (8, 4, 0, 0)}, {"area": (8, 4, 0, 4)}
-    positive = cond(1) + cond(3, **left) + cond(4, **right) + cond(5, area=(4, 6, 4, 2))
-    places = [(cond(s)[0][0][0, 0, 0], place) for s, place in ((4, (0, 4)), (5, (4, 2)))]
+    places = [(entry[0][0, 0, 0], entry[1]["area"][2:]) for n in (1, 11) for entry in with_areas(n)[1:]]
     model, videos = checked(case, case.apply(), areas=places)
-    sample(model, positive=positive)
-    assert set(videos) == {1, 2}
-
-
-def test_areas_in_windows(case):
-    places = [(cond(4)[0][0][0, 0, 0], (0, 4))]
+    sample(model, positive=with_areas(1), negative=with_areas(11))
+    assert max(videos) > 2, "two areas of one size run together"
     model = ContextWindows.execute(case.apply(), length=4, overlap=2)[0]
     model, _ = checked(case, model, 6, places)
-    sample(model, frames=6, positive=cond(1) + cond(4, area=(8, 4, 0, 4)))
+    sample(model, frames=6, positive=with_areas(1), negative=with_areas(11))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [7, 9])
 def test_sizes_that_the_unet_rounds(case, size):
     model, _ = checked(case, case.apply(), size=size)
@@ -253,6 +264,7 @@ def test_a_module_without_effect_has_no_control(case):
     assert torch.equal(sample(case.apply(start_percent=1.0, end_percent=1.0)), plain)
 
 
+@pytest.mark.slow
 def test_part_of_the_steps(case, before):
     """Up to a percent: the calls after it are the base's own."""
     model = case.apply(end_percent=0.5)
@@ -284,7 +296,7 @@ def test_cancel_and_errors_leave_the_base_clean(case, before):
     with pytest.raises(RuntimeError, match="cancelled"):
         sample(model, callback=cancel)
     assert_untouched(case.model.model.diffusion_model, before)
-    hook = case.model.model.diffusion_model.output_blocks[0].register_forward_hook(cancel)
+    hook = case.model.model.diffusion_model.output_blocks[0][0].register_forward_hook(cancel)
     with pytest.raises(RuntimeError, match="cancelled"):
         sample(model)
     hook.remove()
@@ -304,6 +316,7 @@ def test_computed_once_per_run(case, monkeypatch):
     assert encoded == wanted
 
 
+@pytest.mark.slow
 def test_two_modules_on_one_model(case, motion_module):
     """A module without a control in front of, and behind, one with; and the same one twice."""
     other = motion_module("v3", seed=9)
