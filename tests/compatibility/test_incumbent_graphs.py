@@ -152,9 +152,9 @@ def latents(prompt: dict, given: dict[str, tuple]) -> torch.Tensor:
         return result(source)[place]["samples"]
 
 
-OTHER_DRAW = pytest.mark.xfail(reason="the same rule, but other random numbers: Frame Noise draws by frame")
+CUT_GROUP = pytest.mark.xfail(reason="a group of noises that the end of the clip cuts is shuffled otherwise")
 each_graph = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=OTHER_DRAW if name == "FreeNoise" else ()) for name in GRAPHS]
+    "name", [pytest.param(name, marks=CUT_GROUP if name == "FreeNoise" else ()) for name in GRAPHS]
 )
 
 
