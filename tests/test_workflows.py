@@ -20,6 +20,7 @@ from animatediff_flipbook.demo.server import ComfyServer
 from animatediff_flipbook.nodes import NODES
 from animatediff_flipbook.nodes.paths import register_folders
 from animatediff_flipbook.tests.browser.frontend import Frontend, browser_path
+from animatediff_flipbook.tests.browser.incumbent_graph import OLD_TYPES, old_graph
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -538,3 +539,17 @@ def test_page_says_where_to_get_missing_models(page, without_models, name):
     found = page.missing_models()
     assert {key: url.replace("/blob/", "/resolve/") for key, url in found.items()} == wanted
     page.close_dialogs()
+
+
+def test_page_offers_to_convert_an_old_graph(page):
+    """Once through it; tests/browser/test_conversion_offer.py goes into every corner."""
+    page.open(old_graph())
+    assert set(page.missing_nodes()) == OLD_TYPES
+    page.page.click(".flipbook-offer >> text=Convert")
+    page.page.click(".flipbook-report >> text=Close")
+    assert page.missing_nodes() == []
+    page.close_dialogs()
+    page.page.keyboard.press("Control+z")
+    page.page.wait_for_timeout(500)
+    assert set(page.missing_nodes()) == OLD_TYPES
+    assert page.errors == []
