@@ -241,6 +241,7 @@ def with_areas(first):
     return prompts
 
 
+@pytest.mark.slow
 def test_areas(case):
     places = [(entry[0][0, 0, 0], entry[1]["area"][2:]) for n in (1, 11) for entry in with_areas(n)[1:]]
     model, videos = checked(case, case.apply(), areas=places)
