@@ -119,8 +119,8 @@ def freenoise_order(num_frames: int, length: int, overlap: int, seed: int) -> li
     for source in range(0, max(0, num_frames - length), group):
         place = source + length
         size = min(group, num_frames - place)
-        # The whole group, also where the clip ends within it: a longer clip begins as the shorter one.
-        shuffled = torch.randperm(group, generator=generator).tolist()[:size]
+        # Where the clip ends within a group, the group is what is left: so the field's pack draws it.
+        shuffled = torch.randperm(size, generator=generator).tolist()
         order[place : place + size] = [order[source + i] for i in shuffled]
     return order
 

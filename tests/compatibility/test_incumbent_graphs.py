@@ -152,13 +152,7 @@ def latents(prompt: dict, given: dict[str, tuple]) -> torch.Tensor:
         return result(source)[place]["samples"]
 
 
-CUT_GROUP = pytest.mark.xfail(reason="a group of noises that the end of the clip cuts is shuffled otherwise")
-each_graph = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=CUT_GROUP if name == "FreeNoise" else ()) for name in GRAPHS]
-)
-
-
-@each_graph
+@pytest.mark.parametrize("name", GRAPHS)
 def test_same_latents(incumbent, files, given, name):
     conversion = convert(GRAPHS[name])
     assert not foreign_types(conversion.graph)

@@ -89,12 +89,24 @@ def test_freenoise_shuffles_groups_of_the_window_before(data):
 
 @settings(max_examples=100, deadline=None)
 @given(st.data())
-def test_a_longer_freenoise_clip_begins_as_the_shorter_one(data):
+def test_a_longer_freenoise_clip_begins_as_the_shorter_one_up_to_its_last_whole_group(data):
     length = data.draw(st.integers(2, 24))
     overlap = data.draw(st.integers(0, length - 1))
     short, more = data.draw(st.integers(1, 80)), data.draw(st.integers(0, 40))
     whole = freenoise_order(short + more, length, overlap, seed=5)
-    assert freenoise_order(short, length, overlap, seed=5) == whole[:short]
+    same = min(short, length) + max(0, short - length) // (length - overlap) * (length - overlap)
+    assert freenoise_order(short, length, overlap, seed=5)[:same] == whole[:same]
+
+
+def test_freenoise_cut_by_the_end_of_the_clip_shuffles_the_frames_that_are_left():
+    """AnimateDiff-Evolved's rule: 11 frames, windows of 4 that move by 3: groups of 3, 3 and 1."""
+    torch_order = torch.Generator().manual_seed(5)
+    first = torch.randperm(3, generator=torch_order).tolist()
+    second = torch.randperm(3, generator=torch_order).tolist()
+    order = freenoise_order(11, 4, 1, seed=5)
+    assert order[4:7] == first
+    assert order[7:10] == [order[3 + i] for i in second]
+    assert order[10] == order[6], "one frame is left, and takes the first of its group"
 
 
 def test_freenoise_window_holds_the_first_windows_noises():
