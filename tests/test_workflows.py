@@ -201,6 +201,7 @@ def write_models(folder: Path) -> dict[str, list[Path]]:
     from animatediff_flipbook.motion_core.module.config import MotionModuleConfig
     from animatediff_flipbook.motion_core.module.model import MotionModel
     from animatediff_flipbook.motion_core.module.unet import unet_slots
+    from animatediff_flipbook.tests.support_controls import write_camera, write_image_module, write_pia
     from animatediff_flipbook.tests.support_sparse import write_encoder
     from safetensors.torch import save_file
 
@@ -240,14 +241,21 @@ def write_models(folder: Path) -> dict[str, list[Path]]:
     attention = "lora_unet_" + places[0].attention.replace(".", "_")
     down, up = factors(places[0].channels)
     key = f"{attention}_transformer_blocks_0_attn1_to_q"
-    save_file({f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}, lcm_lora)
+    image_lora = folder / "AnimateLCM_sd15_i2v_lora.safetensors"
+    for file in (lcm_lora, image_lora):
+        save_file({f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}, file)
+    modules += [
+        write_pia(folder / "pia.ckpt", networks.unet),
+        write_image_module(folder / "AnimateLCM_sd15_i2v.ckpt", networks.unet),
+        write_camera(folder / "CameraCtrl_pruned.safetensors", networks.unet),
+    ]
     encoder = write_encoder(folder / "v3_sd15_sparsectrl_rgb.ckpt", networks.unet, "rgb")
     return {
         "checkpoints": [checkpoint],
         "controlnet": [encoder],
         "animatediff_models": modules,
         "animatediff_motion_lora": [motion_lora],
-        "loras": [adapter, lcm_lora],
+        "loras": [adapter, lcm_lora, image_lora],
     }
 
 
@@ -331,7 +339,7 @@ def test_server_renders_it(server, path):
     frames = [
         n["inputs"]["batch_size"] for n in read(API_FORMS / path.name).values() if "batch_size" in n["inputs"]
     ]
-    assert [frames_of(saved.path)] == frames
+    assert frames_of(saved.path) == max(frames), "a graph may paint a single picture first"
 
 
 # -- the page; after the server's tests, because Playwright keeps an event loop of its own running --
