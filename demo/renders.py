@@ -161,14 +161,6 @@ RENDERS = (
         changes={"LatentUpscaleBy.scale_by": 1.0},  # the tiny family knows one size
     ),
     Render(
-        name="motion-values",
-        workflow="motion-values",
-        section=MORE,
-        caption="a zoom that sets in half-way, while the motion grows",
-        prompt="a magenta circle still on a checkered background",
-        files={"animatediff_motion_lora": "*zoom*in*"},
-    ),
-    Render(
         name="free-init",
         workflow="free-init",
         section=MORE,
