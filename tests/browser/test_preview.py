@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from animatediff_flipbook.demo.base_directory import prepare_base
@@ -67,13 +66,13 @@ def test_the_clip_moves_on_the_node_while_it_is_sampled(server, elements, tmp_pa
         page.evaluate("() => window.app.queuePrompt(0, 1)")
         page.wait_for_function("() => window.sheets.length > 1")
         assert page.evaluate("() => window.sheets.at(-1).frames") == 16
-        seen = []
-        for _ in range(20):
-            seen.append(page.evaluate(SHOWN))
+        distinct = set()
+        for _ in range(80):  # a machine with other work draws slowly
+            distinct |= {page.evaluate(SHOWN)} - {None}
             page.wait_for_timeout(120)
         page.screenshot(path=str(tmp_path / "preview.png"))
-        distinct = set(filter(None, seen))
-        assert len(distinct) >= 6, f"{len(distinct)} pictures in 20 looks"
+        sheets = page.evaluate("() => window.sheets.length")
+        assert len(distinct) >= 8, f"{len(distinct)} pictures, {sheets} sheets"
         server.interrupt()
         page.wait_for_timeout(3000)
         before = page.evaluate("() => window.previews")
