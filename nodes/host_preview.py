@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import latent_preview
 from comfy.model_patcher import ModelPatcher
 from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
+
+from .compat import running_server
 
 EVENT = "animatediff_flipbook.preview"
 """Name of our message to the page, and of the mark on the connections that want it."""
@@ -30,13 +31,13 @@ def decodes_with_network(previewer: Any) -> bool:
 
 def page_is_looking() -> bool:
     """Whether the page that queued the running prompt has said that it shows moving previews."""
-    server = _server()
+    server = running_server()
     return server is not None and EVENT in server.sockets_metadata.get(server.client_id, {})
 
 
 def send(message: dict[str, Any]) -> None:
     """Hand a message to the page that queued the running prompt."""
-    server = _server()
+    server = running_server()
     if server is not None and server.client_id is not None:
         server.send_sync(EVENT, message, server.client_id)
 
@@ -56,12 +57,9 @@ def running_node() -> dict[str, str] | None:
     }
 
 
-def register_route() -> None:
+def register_route(server: Any) -> None:
     """Let pages say whether they show moving previews: ``{"client_id": str, "on": bool}``. It is noted on the
     page's connection and ends with it."""
-    server = _server()
-    if server is None:
-        return
     from aiohttp import web
 
     async def note(request: web.Request) -> web.Response:
@@ -74,8 +72,3 @@ def register_route() -> None:
         return web.json_response({"known": connection is not None})
 
     server.routes.post(ROUTE)(note)
-
-
-def _server() -> Any:
-    """The server of this process; outside one there is none."""
-    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
