@@ -12,11 +12,13 @@ async def comfy_entrypoint():
     from .nodes import FlipbookExtension
     from .nodes.compat import running_server
     from .nodes.convert_route import add_routes
+    from .nodes.host_preview import register_route
     from .nodes.paths import register_folders
     from .nodes.replacements import register_replacements
 
     register_folders()
     if (server := running_server()) is not None:
         add_routes(server.routes)
+        register_route(server)
     await register_replacements()
     return FlipbookExtension()

@@ -28,6 +28,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ...motion_core.clips.context import context_windows, needs_windows
 from ..compat import easy_cache_is_on, free_memory, guidance_is_plain, self_attention_guidance_is_on
+from ..preview import sample_with_preview
 from ..run_start import begin_run
 from .context_conds import FrameWindow, HintStore, WindowControls, cut_conds, entries_of
 from .context_run import ContextRun, ContextSettings
@@ -203,6 +204,7 @@ def run_with_context(executor: Any, *args: Any, **kwargs: Any) -> Any:
         guider.model_options["context_handler"] = handler.for_run(
             guider.model_patcher.get_model_object("model_sampling"), known["sigmas"], known.get("seed")
         )
+        return sample_with_preview(executor, *args, **kwargs)
     return executor(*args, **kwargs)
 
 

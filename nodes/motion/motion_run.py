@@ -24,6 +24,7 @@ from ..compat import INCUMBENT, causal_frame_is_added, chosen_attention, incumbe
 from ..context.context_handler import settings_on
 from ..control.control_run import control_call
 from ..control.motion_control import added_inputs, begin_controls, with_controls, with_inputs
+from ..preview import sample_with_preview
 from ..run_start import begin_run
 from .noise_schedule import tell_if_replaced
 from .settings import AppliedMotion
@@ -51,7 +52,7 @@ def run_with_motion(executor: Any, *args: Any, **kwargs: Any) -> Any:
         _tell_of_short_values(one, noise.shape[0])
     if any(one.keyframes for one in applied):
         guider.model_options["transformer_options"][KEYFRAMES] = {}
-    return executor(*args, **kwargs)
+    return sample_with_preview(executor, *args, **kwargs)
 
 
 def apply_model_with_motion(

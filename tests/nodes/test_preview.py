@@ -1,0 +1,194 @@
+"""The moving preview, on ComfyUI's own sampling: what is sent, when, and that the run is the same."""
+
+import base64
+import io
+from types import SimpleNamespace
+
+import comfy.sample
+import latent_preview
+import pytest
+import torch
+from animatediff_flipbook import nodes
+from animatediff_flipbook.nodes import host_preview, preview
+from animatediff_flipbook.nodes.preview import CELL, MovingPreview, chosen_frames, contact_sheet
+from comfy.cli_args import LatentPreviewMethod, args
+from comfy.model_management import InterruptProcessingException
+from comfy.taesd.taesd import TAESD
+from PIL import Image
+
+FRAMES, SIZE = 6, 8
+NODE = {"node_id": "7", "display_node_id": "7", "prompt_id": "p"}
+
+
+@pytest.fixture
+def model(tiny_model, motion_module):
+    return nodes.ApplyMotionModule.execute(model=tiny_model, motion_module=motion_module())[0]
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """Messages to a page that looks on; time passes so fast that every step has one."""
+    messages = []
+    monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.Latent2RGB)
+    monkeypatch.setattr(host_preview, "page_is_looking", lambda: True)
+    monkeypatch.setattr(host_preview, "running_node", lambda: NODE)
+    monkeypatch.setattr(host_preview, "send", messages.append)
+    monkeypatch.setattr(preview, "INTERVAL", 0.0)
+    monkeypatch.setattr(preview, "SHARE", 1e9)
+    return messages
+
+
+def sample(model, frames=FRAMES, callback=lambda *_: None, sampler="euler_ancestral", size=SIZE):
+    latent = torch.zeros(frames, 4, size, size)
+    conds = [[torch.ones(1, 4, model.model.model_config.unet_config["context_dim"]), {}]]
+    noise = comfy.sample.prepare_noise(latent, 3)
+    return comfy.sample.sample(
+        *(model, noise, 3, 2.0, sampler, "normal", conds, conds, latent),
+        seed=5,
+        callback=callback,
+        disable_pbar=True,
+    )
+
+
+def picture(message):
+    return Image.open(io.BytesIO(base64.b64decode(message["image"])))
+
+
+def test_latents_are_the_same_to_the_bit(model, sent, monkeypatch):
+    with_preview = sample(model)
+    assert len(sent) == 3
+    monkeypatch.setattr(host_preview, "page_is_looking", lambda: False)
+    assert torch.equal(sample(model), with_preview)
+    assert len(sent) == 3
+
+
+def test_a_sheet_holds_every_frame(model, sent):
+    sample(model)
+    assert [message["step"] for message in sent] == [1, 2, 3]
+    assert (sent[0]["frames"], sent[0]["columns"], sent[0]["node_id"]) == (FRAMES, 3, "7")
+    assert picture(sent[0]).size == (3 * SIZE, 2 * SIZE)
+
+
+def test_context_windows_without_a_module_have_a_preview(tiny_model, sent):
+    sample(nodes.ContextWindows.execute(model=tiny_model, length=4, overlap=1)[0])
+    assert len(sent) == 3
+
+
+def test_with_module_and_windows_one_preview(model, sent):
+    sample(nodes.ContextWindows.execute(model=model, length=4, overlap=1)[0])
+    assert len(sent) == 3
+
+
+@pytest.mark.parametrize("why", ["previews off", "another pack's", "no module", "one frame", "no callback"])
+def test_nothing_is_sent(why, tiny_model, model, sent, monkeypatch):
+    if why == "previews off":
+        monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.NoPreviews)
+    if why == "another pack's":
+        theirs = type("Theirs", (latent_preview.LatentPreviewer,), {"__module__": "their_pack"})()
+        monkeypatch.setattr(latent_preview, "get_previewer", lambda *_: theirs)
+    if why in ("no module", "one frame"):
+        model = tiny_model
+    if why == "one frame":
+        model = nodes.ContextWindows.execute(model=model, length=4, overlap=1)[0]
+    sample(model, frames=1 if why == "one frame" else FRAMES, callback=None if why == "no callback" else id_)
+    assert sent == []
+
+
+def id_(*_):
+    return None
+
+
+def test_the_samplers_own_callback_sees_what_it_saw(model, sent):
+    seen = []
+    sample(model, callback=lambda step, x0, x, total: seen.append((step, x0.shape, total)))
+    assert seen == [(step, (FRAMES, 4, SIZE, SIZE), 3) for step in range(3)]
+
+
+def test_a_failing_preview_is_told_once_and_the_run_goes_on(model, sent, monkeypatch, caplog):
+    monkeypatch.setattr(preview, "contact_sheet", lambda *_: 1 / 0)
+    sample(model)
+    assert [line for line in caplog.messages if "No moving preview" in line] == [
+        "No moving preview for the rest of this run: division by zero"
+    ]
+
+
+def test_a_cancel_within_a_preview_is_a_cancel_and_leaves_nothing(model, sent, monkeypatch):
+    wanted = sample(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(host_preview, "send", cancel)
+        with pytest.raises(InterruptProcessingException):
+            sample(model)
+    assert preview.MARK not in model.model_options
+    assert torch.equal(sample(model), wanted)
+
+
+def cancel(_):
+    raise InterruptProcessingException()
+
+
+def test_sheets_take_no_more_than_their_share(monkeypatch, sent):
+    """A clock that tells the time: steps of 0.1 s, sheets of 0.05 s."""
+    monkeypatch.setattr(preview, "INTERVAL", 0.5)
+    monkeypatch.setattr(preview, "SHARE", 0.02)
+    now, spent = [0.0], [0.0]
+
+    def sheet(previewer, latents):
+        cost = 0.05 * len(latents) / FRAMES
+        now[0] += cost
+        spent[0] += cost
+        return Image.new("RGB", (8, 8)), 1
+
+    monkeypatch.setattr(preview, "contact_sheet", sheet)
+    monkeypatch.setattr(host_preview, "core_previewer", lambda _: object())
+    moving = MovingPreview(lambda *_: None, SimpleNamespace(), clock=lambda: now[0])
+    for step in range(400):
+        now[0] += 0.1
+        moving(step, torch.zeros(FRAMES, 4, 8, 8), None, 400)
+    assert 10 <= len(sent) <= 17
+    assert spent[0] <= 0.021 * now[0]
+
+
+def test_tensors_of_several_kinds_are_left_alone(sent):
+    nested = SimpleNamespace(is_nested=True, ndim=4)
+    MovingPreview(lambda *_: None, SimpleNamespace())(0, nested, None, 3)
+    assert sent == []
+
+
+@pytest.mark.parametrize("count", [2, 16, 17, 100])
+def test_frames_are_spread_over_the_clip(count):
+    found = chosen_frames(count)
+    assert len(found) == min(count, 16)
+    assert found[0] == 0 and found == sorted(set(found)) and found[-1] >= count - 1 - count / 16
+
+
+@pytest.mark.parametrize("count", [3, 16])
+def test_cells_are_the_frames_decoded_one_by_one(count):
+    factors = latent_preview.Latent2RGBPreviewer([[0.3, 0.2, 0.1]] * 4)
+    latents = torch.randn(count, 4, 6, 10, generator=torch.Generator().manual_seed(1))
+    sheet, columns = contact_sheet(factors, latents)
+    for number in range(count):
+        row, column = divmod(number, columns)
+        cell = sheet.crop((column * 10, row * 6, column * 10 + 10, row * 6 + 6))
+        alone = factors.decode_latent_to_preview(latents[number : number + 1])
+        assert cell.tobytes() == alone.tobytes()
+
+
+def test_taesd_frames_are_apart():
+    """What is in a neighbour changes nothing in a frame but a little at its border."""
+    torch.manual_seed(0)
+    network = TAESD(latent_channels=4)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    previewer = latent_preview.TAESDPreviewerImpl(network)
+    latents = torch.randn(4, 4, 40, 24)
+    changed = latents.clone()
+    changed[1:] = 0.0
+    with torch.inference_mode():
+        (one, columns), (other, _) = contact_sheet(previewer, latents), contact_sheet(previewer, changed)
+    width, height = one.width // columns, one.height // 2
+    assert max(width, height) == CELL
+    inner = (0, 0, width // 2, height // 2)
+    difference = torch.tensor(list(one.crop(inner).tobytes())) - torch.tensor(
+        list(other.crop(inner).tobytes())
+    )
+    assert difference.abs().float().mean() < 2

@@ -1,0 +1,182 @@
+/** Moving preview: plays the frames of a clip on the node that samples it, while it does.
+ *
+ * The server sends a contact sheet now and then (nodes/preview.py). Its frames are handed to the page one after
+ * the other, as if each were a preview of the server's own: the page then shows them wherever it shows previews,
+ * in nodes drawn on the canvas, in nodes that are elements and on the subgraphs around them.
+ */
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+
+const EVENT = "animatediff_flipbook.preview";
+const ROUTE = "/animatediff_flipbook/preview";
+const PREVIEW = "b_preview_with_metadata"; // the page's own event
+const STYLE = "AnimateDiff Flipbook.Preview.Style";
+const FPS = "AnimateDiff Flipbook.Preview.Fps";
+const LONGEST_SIDE = 512; // as of ComfyUI's own previews
+
+/** Playing clips by the id of the node they are shown on. */
+const players = new Map();
+
+class Player {
+    constructor(node) {
+        this.node = node;
+        this.frames = [];
+        this.next = 0;
+        this.current = null;
+        this.showing = false;
+        this.timer = null;
+        this.loading = 0;
+        this.ended = false;
+    }
+
+    /** Take the frames of a newer sheet; what plays goes on at the same place. */
+    async load(message) {
+        const number = ++this.loading;
+        const sheet = await (await fetch(`data:image/jpeg;base64,${message.image}`)).blob();
+        const frames = style() === "contact sheet" ? [sheet] : await cut(sheet, message.frames, message.columns);
+        if (this.ended || number !== this.loading) return; // a newer sheet was faster, or the run is over
+        this.frames = frames;
+        if (this.timer === null) this.tick();
+    }
+
+    tick() {
+        this.current = this.frames[this.next % this.frames.length];
+        this.next = (this.next + 1) % this.frames.length;
+        this.show();
+        this.timer = setTimeout(() => this.tick(), 1000 / fps());
+    }
+
+    show() {
+        const before = shown(this.node.displayNodeId);
+        this.showing = true;
+        api.dispatchEvent(new CustomEvent(PREVIEW, { detail: { ...this.node, blob: this.current } }));
+        this.showing = false;
+        app.graph?.setDirtyCanvas?.(true, false);
+        // Older pages keep every address they made; by then the picture has been replaced.
+        setTimeout(() => before.forEach((url) => URL.revokeObjectURL(url)), 2000);
+    }
+
+    end() {
+        this.ended = true;
+        clearTimeout(this.timer);
+        this.frames = [];
+        this.current = null;
+    }
+}
+
+/** The frames of a contact sheet as pictures of their own, in the size of ComfyUI's previews. */
+async function cut(sheet, count, columns) {
+    const picture = await createImageBitmap(sheet);
+    const [width, height] = [picture.width / columns, picture.height / Math.ceil(count / columns)];
+    const scale = LONGEST_SIDE / Math.max(width, height);
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [Math.round(width * scale), Math.round(height * scale)];
+    const context = canvas.getContext("2d");
+    const frames = [];
+    for (let number = 0; number < count; number++) {
+        const [left, top] = [(number % columns) * width, Math.floor(number / columns) * height];
+        context.drawImage(picture, left, top, width, height, 0, 0, canvas.width, canvas.height);
+        frames.push(await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.9)));
+    }
+    picture.close();
+    return frames;
+}
+
+/** Addresses of the previews that a node of the root graph shows. */
+function shown(id) {
+    return [...(app.nodePreviewImages?.[id] ?? [])];
+}
+
+function setting(id, otherwise) {
+    return app.extensionManager?.setting?.get(id) ?? app.ui?.settings?.getSettingValue?.(id) ?? otherwise;
+}
+
+function fps() {
+    return Math.min(30, Math.max(1, Number(setting(FPS, 8)) || 8));
+}
+
+/** "moving", "contact sheet" or "off". Who asked their system for less motion gets the sheet, and so does a
+ * page that cannot cut one. */
+function style() {
+    const chosen = setting(STYLE, "moving");
+    const still = window.matchMedia?.("(prefers-reduced-motion: reduce)").matches || !window.createImageBitmap;
+    return chosen === "moving" && still ? "contact sheet" : chosen;
+}
+
+/** Tell the server whether to make sheets for this page; it forgets when the connection ends. */
+function announce() {
+    if (!api.clientId) return;
+    const body = JSON.stringify({ client_id: api.clientId, on: style() !== "off" });
+    const headers = { "Content-Type": "application/json" };
+    api.fetchApi(ROUTE, { method: "POST", headers, body }).catch(() => {}); // no server, no preview
+}
+
+function end(id) {
+    players.get(id)?.end();
+    players.delete(id);
+}
+
+function endAll() {
+    [...players.keys()].forEach(end);
+}
+
+app.registerExtension({
+    name: "AnimateDiff Flipbook.Preview",
+    settings: [
+        {
+            id: FPS,
+            category: ["AnimateDiff Flipbook", "Preview", "Fps"],
+            name: "Frames per second of the moving preview",
+            type: "slider",
+            attrs: { min: 1, max: 30, step: 1 },
+            defaultValue: 8,
+        },
+        {
+            id: STYLE,
+            category: ["AnimateDiff Flipbook", "Preview", "Style"],
+            name: "Preview of clips while they are sampled",
+            tooltip: "Needs ComfyUI's live previews. A contact sheet shows up to 16 frames side by side.",
+            type: "combo",
+            options: ["moving", "contact sheet", "off"],
+            defaultValue: "moving",
+            onChange: () => announce(),
+        },
+    ],
+    setup() {
+        api.addEventListener(EVENT, ({ detail }) => {
+            if (style() === "off") return;
+            const id = detail.display_node_id;
+            if (!players.has(id)) {
+                const node = {
+                    nodeId: detail.node_id,
+                    displayNodeId: id,
+                    parentNodeId: detail.parent_node_id,
+                    realNodeId: detail.real_node_id,
+                    promptId: detail.prompt_id,
+                    jobId: detail.prompt_id,
+                };
+                players.set(id, new Player(node));
+            }
+            players.get(id).load(detail).catch((error) => console.error("AnimateDiff Flipbook:", error));
+        });
+        // The server's own preview of the node has just been shown: put the clip over it before it is drawn.
+        api.addEventListener(PREVIEW, ({ detail }) => {
+            const player = players.get(detail.displayNodeId);
+            if (player?.current && !player.showing) player.show();
+        });
+        api.addEventListener("progress_state", ({ detail }) => {
+            for (const node of Object.values(detail.nodes)) {
+                if (node.state !== "running") end(node.display_node_id);
+            }
+        });
+        for (const over of ["execution_success", "execution_error", "execution_interrupted"]) {
+            api.addEventListener(over, endAll);
+        }
+        api.addEventListener("execution_start", () => {
+            endAll();
+            announce();
+        });
+        api.addEventListener("reconnected", announce);
+        announce();
+    },
+});
