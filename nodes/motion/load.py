@@ -180,7 +180,7 @@ def loaded_module(file: MotionFile, name: str) -> LoadedMotionModule:
     logger.info("%s: %s", name, file.config.describe())
     for note in file.notes:
         logger.warning("%s: %s", name, note)
-    return LoadedMotionModule(name, file.config, patcher, lambda: _load(file))
+    return LoadedMotionModule(name, file.config, patcher, lambda: _load(file), file.source.metadata)
 
 
 def _load(file: MotionFile, disable_dynamic: bool = False) -> ModelPatcher:
