@@ -351,11 +351,16 @@ class TestWriting:
             assert torch.equal(lora.layers[target].down, down)
             assert torch.equal(lora.layers[target].up, up)
 
-    def test_layers_without_a_published_name_are_refused(self, tmp_path):
-        name = "down_blocks.0.motion_modules.0.temporal_transformer.proj_in"
+    def test_layers_of_the_image_model_without_a_published_name_are_refused(self, tmp_path):
+        name = "down_blocks.0.attentions.0.proj_in"
         with pytest.raises(ValueError, match="proj_in"):
-            save_motion_lora(tmp_path / "lora.safetensors", {name: (torch.ones(1, 2), torch.ones(2, 1))})
+            save_domain_adapter(tmp_path / "x.safetensors", {name: (torch.ones(1, 2), torch.ones(2, 1))})
         assert not list(tmp_path.iterdir())
+
+    def test_other_layers_of_a_motion_module_are_written_and_found_again(self, tmp_path):
+        name = "down_blocks.0.motion_modules.0.temporal_transformer.proj_in"
+        save_motion_lora(tmp_path / "x.safetensors", {name: (torch.ones(1, 2), torch.ones(2, 1))})
+        assert list(read_lora(tmp_path / "x.safetensors").layers) == [name]
 
     def test_comfyuis_own_lora_loader_reads_our_domain_adapter_whole(self, tmp_path, caplog):
         """Stock Load LoRA: every key of the file finds its layer, and the weights become W + s up down."""

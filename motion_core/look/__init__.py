@@ -1,0 +1,1 @@
+"""What a clip shows, measured: optical flow and numbers made of it."""

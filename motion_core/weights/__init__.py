@@ -1,0 +1,1 @@
+"""Arithmetic on the weights of motion modules: blending, merging and extracting MotionLoRAs."""
