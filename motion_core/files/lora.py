@@ -290,13 +290,13 @@ def save_domain_adapter(
 def _save(path: str | os.PathLike, layers: Mapping, metadata: Mapping[str, str]) -> None:
     tensors = {}
     for name, (down, up) in layers.items():
-        # The attention's layers as the original names them. For a motion module's others no file is published;
-        # tools find those by the same ending.
+        # The attention's layers as the original names them. Of a motion module's others no file is published;
+        # tools find them by the same ending.
         stem = re.sub(r"\.(to_[qkv]|to_out)(?:\.0)?$", r".processor.\1", name)
         if stem == name and not MOTION_MARKS.search(name):
             raise ValueError(
-                f"Cannot write a LoRA of {name}: of the image model files have names for the attention's to_q, "
-                "to_k, to_v and to_out only. Train on these."
+                f"Cannot write a LoRA of {name}: for the image model files have names for the attention's "
+                "to_q, to_k, to_v and to_out only. Train on these."
             )
         for factor, tensor in (("down", down), ("up", up)):
             tensors[f"{stem}_lora.{factor}.weight"] = tensor

@@ -1,7 +1,8 @@
 """LoRA and whole weights: a LoRA put into the weights, and the LoRA that says how two modules differ.
 
-Merging is ``W + strength * (alpha / rank) * up @ down``. Extracting is the best approximation of a given rank
-(Eckart and Young 1936): of ``B - A = U S V^T`` the largest singular values are kept, and the error is the rest.
+Merging is ``W + strength * (alpha / rank) * up @ down``. Extracting is the best approximation of a given
+rank (Eckart and Young 1936): of ``B - A = U S V^T`` the largest singular values are kept, the error is the
+rest.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ def merge_lora(
         up, down = layer.up.flatten(1), layer.down.flatten(1)
         if (up.shape[0], down.shape[1]) != known[name]:
             raise ValueError(
-                f"{lora.name} does not fit {weights.name}: {shown(name)} is {up.shape[0]} x {down.shape[1]} "
-                f"in the MotionLoRA and {known[name][0]} x {known[name][1]} in the motion module. It was made "
-                "for another base (SD1.5 and SDXL differ)."
+                f"{lora.name} does not fit {weights.name}: {shown(name)} is {up.shape[0]} x {down.shape[1]} in "
+                f"the MotionLoRA and {known[name][0]} x {known[name][1]} in the motion module. It was made for "
+                "another base (SD1.5 and SDXL differ)."
             )
         old = tensors[f"{name}.weight"]
         require_mergeable(lora.name, name, layer, strength, torch.finfo(old.dtype).max)
@@ -77,7 +78,7 @@ class Extracted:
     layers: Mapping[str, LoraLayer]
     """fp32, without alpha; layers that do not differ are not there."""
     error: float
-    """``|B - A - up @ down| / |B - A|`` over the layers that were taken, in Frobenius norms; 0 if all agree."""
+    """``|B - A - up @ down| / |B - A|`` over the layers that were taken (Frobenius norms); 0 if all agree."""
     error_by_layer: Mapping[str, float]
     left: Mapping[str, float]
     """Norm of the difference of every tensor that differs and was not taken: norms, biases, positions, and

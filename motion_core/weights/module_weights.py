@@ -1,4 +1,4 @@
-"""The weights of a motion module by the names of the original's files, apart from any model that holds them."""
+"""A motion module's weights by the names of the original's files, apart from any model that holds them."""
 
 from __future__ import annotations
 
