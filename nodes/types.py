@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
@@ -34,6 +34,8 @@ class LoadedMotionModule:
     patcher: ModelPatcher
     load_again: Callable[[], ModelPatcher]
     """Loads a second copy of the weights, for a model that is to have the same module twice, or elsewhere."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """The file's own words, or how the module was made."""
 
     def is_dynamic(self) -> bool:
         """Asked by ComfyUI's cache when RAM is short: what reads weights on demand is not worth dropping."""

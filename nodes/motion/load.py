@@ -84,7 +84,10 @@ class LoadMotionModule(io.ComfyNode):
         for note in file.notes:
             logger.warning("%s: %s", motion_module, note)
         show_on_node(cls, "\n".join([file.config.describe(), *file.notes]))
-        return io.NodeOutput(LoadedMotionModule(motion_module, file.config, patcher, lambda: _load(file)))
+        loaded = LoadedMotionModule(
+            motion_module, file.config, patcher, lambda: _load(file), file.source.metadata
+        )
+        return io.NodeOutput(loaded)
 
 
 class LoadMotionLora(io.ComfyNode):

@@ -1,0 +1,154 @@
+"""Blending, merging, extracting and saving through the nodes: with real patchers and files."""
+
+import comfy.lora
+import folder_paths
+import pytest
+import torch
+from animatediff_flipbook.motion_core.files.checkpoint import load_motion_module, motion_state_dict
+from animatediff_flipbook.motion_core.files.lora import lora_targets, save_motion_lora
+from animatediff_flipbook.motion_core.files.tensor_file import TensorFile
+from animatediff_flipbook.nodes.motion.apply import KEY, ApplyMotionModule
+from animatediff_flipbook.nodes.motion.load import LoadMotionLora, LoadMotionModule
+from animatediff_flipbook.nodes.tools.blend import BlendMotionModules
+from animatediff_flipbook.nodes.tools.derived import weights_of_module
+from animatediff_flipbook.nodes.tools.merge_lora import ExtractMotionLora, MergeMotionLora
+from animatediff_flipbook.nodes.tools.save import SaveMotionLora, SaveMotionModule
+
+
+def a_lora(module, model_folders, strength=0.8, **more):
+    generator, layers = torch.Generator().manual_seed(3), {}
+    for name, target in lora_targets(module.patcher.model).items():
+        if ".to_" in name:
+            out, into = target.shape
+            down, up = torch.randn(2, into, generator=generator), torch.randn(out, 2, generator=generator)
+            layers[name] = (down, 0.1 * up)
+    save_motion_lora(model_folders["animatediff_motion_lora"] / "zoom.safetensors", layers)
+    return LoadMotionLora.execute(motion_lora="zoom.safetensors", strength=strength, **more)[0]
+
+
+def patched(patcher):
+    """As ComfyUI computes them when it loads the model."""
+    state = {key: value.clone() for key, value in patcher.model.state_dict().items()}
+    for key, patches in patcher.patches.items():
+        state[key] = comfy.lora.calculate_weight(patches, state[key], key)
+    return state
+
+
+def assert_same(got, wanted, atol=0.0):
+    assert got.keys() == wanted.keys()
+    for key, value in wanted.items():
+        assert torch.allclose(got[key], value, atol=atol, rtol=0), key
+
+
+def test_blend(motion_module):
+    one, other = motion_module(seed=1), motion_module(seed=2)
+    mixed = BlendMotionModules.execute(motion_module=one, other_module=other, weight=0.25)[0]
+    first, second = (each.patcher.model.state_dict() for each in (one, other))
+    wanted = {key: torch.lerp(first[key], second[key], 0.25) for key in first}
+    assert_same(mixed.patcher.model.state_dict(), wanted, 1e-6)
+    again = mixed.load_again()
+    assert again is not mixed.patcher and again.model is not mixed.patcher.model
+    assert_same(again.model.state_dict(), mixed.patcher.model.state_dict())
+
+
+def test_merged_is_what_patching_makes(tiny_model, motion_module, model_folders):
+    module = motion_module()
+    lora = a_lora(module, model_folders)
+    merged = MergeMotionLora.execute(motion_module=module, motion_lora=lora)[0]
+    applied = ApplyMotionModule.execute(model=tiny_model, motion_module=module, motion_lora=lora)[0]
+    wanted = patched(applied.get_additional_models_with_key(KEY)[0])
+    assert_same(merged.patcher.model.state_dict(), wanted, 1e-5)
+    assert not torch.equal(next(iter(wanted.values())), torch.zeros(1))
+    assert_same(module.patcher.model.state_dict(), motion_module().patcher.model.state_dict())
+
+
+def test_patches_of_a_module_count_also_while_other_patches_are_loaded(motion_module, model_folders):
+    """The weights in memory may be another clone's at that moment."""
+    import comfy.model_management
+
+    module = motion_module()
+    plain = weights_of_module(module)
+    target = next(iter(module.patcher.model.state_dict()))
+    value = module.patcher.model.state_dict()[target]
+    clone = module.patcher.clone()
+    clone.add_patches({target: ("diff", (torch.ones_like(value),))}, 0.5)
+    comfy.model_management.load_models_gpu([clone])
+    try:
+        while_loaded = weights_of_module(module)
+        own = weights_of_module(type(module)(module.name, module.config, clone, module.load_again))
+    finally:
+        clone.detach()
+    assert_same(while_loaded.tensors, plain.tensors)
+    assert torch.allclose(own.tensors[target], plain.tensors[target] + 0.5)
+
+
+def test_strengths_that_change_cannot_be_merged(motion_module, model_folders):
+    module = motion_module()
+    lora = a_lora(module, model_folders, strength_values=[0.0, 1.0])
+    with pytest.raises(ValueError, match="strength_values"):
+        MergeMotionLora.execute(motion_module=module, motion_lora=lora)
+
+
+def test_extracted_from_merged_is_the_lora(motion_module, model_folders):
+    module = motion_module()
+    merged = MergeMotionLora.execute(motion_module=module, motion_lora=a_lora(module, model_folders))[0]
+    lora, error = ExtractMotionLora.execute(motion_module=module, tuned_module=merged, rank=2).result
+    assert error < 1e-4
+    back = MergeMotionLora.execute(motion_module=module, motion_lora=lora)[0]
+    assert_same(back.patcher.model.state_dict(), merged.patcher.model.state_dict(), 1e-4)
+    with pytest.raises(ValueError, match="do not differ"):
+        ExtractMotionLora.execute(motion_module=module, tuned_module=module, rank=2)
+
+
+@pytest.mark.parametrize("dtype", ["as it is", "float16"])
+def test_saved_module_is_read_again(motion_module, model_folders, dtype):
+    module = motion_module()
+    for _ in range(2):
+        SaveMotionModule.execute(
+            motion_module=module, name="mine/m", dtype=dtype, licence="CC0", description="two\nlines"
+        )
+    files = sorted((model_folders["animatediff_models"] / "mine").iterdir())
+    assert [path.name for path in files] == ["m_00001_.safetensors", "m_00002_.safetensors"]
+    found = TensorFile(files[0])
+    assert found.metadata["licence"] == "CC0" and found.metadata["description"] == "two\nlines"
+    wanted = motion_state_dict(module.patcher.model)
+    kind = torch.float16 if dtype == "float16" else torch.float32
+    for key, value in motion_state_dict(load_motion_module(files[0])).items():
+        assert key.endswith(".pe") or torch.equal(value, wanted[key].to(kind)), key
+    again = LoadMotionModule.execute(motion_module="mine/m_00001_.safetensors")[0]
+    assert again.config == module.config and again.metadata["licence"] == "CC0"
+
+
+def test_saved_lora_is_read_again_without_its_strength(motion_module, model_folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "out"))
+    lora = a_lora(motion_module(), model_folders, strength=0.3)
+    SaveMotionLora.execute(motion_lora=lora, name="z", folder="output")
+    SaveMotionLora.execute(motion_lora=lora, name="z", folder="models")
+    assert (tmp_path / "out" / "z_00001_.safetensors").is_file()
+    again = LoadMotionLora.execute(motion_lora="z_00001_.safetensors")[0]
+    for name, layer in lora[0].lora.layers.items():
+        other = again[0].lora.layers[name]
+        assert torch.equal(other.up, layer.up) and torch.equal(other.down, layer.down)
+    with pytest.raises(ValueError, match="2 MotionLoRAs"):
+        SaveMotionLora.execute(motion_lora=(*lora, *lora), name="z")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "C:\\x", "..\\x", "", "  ", "a\nb", "a\0b"])
+def test_names_that_leave_the_folder_are_refused(motion_module, model_folders, name):
+    before = sorted(model_folders.base.rglob("*"))
+    module = motion_module()
+    with pytest.raises(ValueError, match="is none for a file"):
+        SaveMotionModule.execute(motion_module=module, name=name)
+    assert len(sorted(model_folders.base.rglob("*"))) == len(before) + 1  # the module that was loaded
+
+
+def test_a_write_that_fails_leaves_nothing(motion_module, model_folders, monkeypatch):
+    module = motion_module()
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("animatediff_flipbook.motion_core.files.tensor_file.save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        SaveMotionModule.execute(motion_module=module, name="broken")
+    assert not list(model_folders["animatediff_models"].glob("*broken*"))
