@@ -49,8 +49,8 @@ def merge_lora(
         up, down = layer.up.flatten(1), layer.down.flatten(1)
         if (up.shape[0], down.shape[1]) != known[name]:
             raise ValueError(
-                f"{lora.name} does not fit {weights.name}: {shown(name)} is {up.shape[0]} x {down.shape[1]} in "
-                f"the MotionLoRA and {known[name][0]} x {known[name][1]} in the motion module. It was made for "
+                f"{lora.name} does not fit {weights.name}: {shown(name)} is {up.shape[0]} x {down.shape[1]} "
+                f"in the LoRA and {known[name][0]} x {known[name][1]} in the motion module. It was made for "
                 "another base (SD1.5 and SDXL differ)."
             )
         old = tensors[f"{name}.weight"]

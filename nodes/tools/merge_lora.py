@@ -45,8 +45,8 @@ class MergeMotionLora(io.ComfyNode):
         loras = chosen_loras(motion_lora)
         if not all(is_number(one.strength) for one in loras):
             raise ValueError(
-                "A strength that changes over the frames cannot be in the weights. Take `strength_values` off "
-                "Load MotionLoRA, or use it with Apply Motion Module."
+                "A strength that changes over the frames cannot be in the weights. Take `strength_values` off"
+                " Load MotionLoRA, or use it with Apply Motion Module."
             )
         lines: list[str] = []
 
@@ -76,8 +76,8 @@ class ExtractMotionLora(io.ComfyNode):
             display_name="Extract MotionLoRA",
             category=f"{CATEGORY}/tools",
             description=(
-                "Makes a MotionLoRA of the difference between two motion modules, as near as its rank allows, "
-                "and says how much of the difference it misses."
+                "Makes a MotionLoRA of the difference between two motion modules, as near as its rank allows,"
+                " and says how much of the difference it misses."
             ),
             search_aliases=["lora from difference", "svd", "animatediff lora extract"],
             inputs=[
@@ -107,7 +107,7 @@ class ExtractMotionLora(io.ComfyNode):
                 MotionLora.Output(display_name="motion_lora", tooltip="At strength 1."),
                 io.Float.Output(
                     display_name="error",
-                    tooltip="0: nothing of the layers' difference is missed, 1: all of it (a ratio of norms).",
+                    tooltip="0: nothing of the layers' difference is missed, 1: all (a ratio of norms).",
                 ),
             ],
             hidden=[io.Hidden.unique_id],

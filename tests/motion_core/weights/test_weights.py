@@ -177,7 +177,7 @@ class TestMerge:
 
     def test_what_does_not_fit_is_refused_or_said(self):
         one, narrow = module(1), module(1, slots=[("down_blocks.0.motion_modules.0", 64)])
-        with pytest.raises(ValueError, match="64 x 64 in the MotionLoRA and 32 x 32"):
+        with pytest.raises(ValueError, match="64 x 64 in the LoRA and 32 x 32"):
             merge_lora(one, lora_for(narrow), 1.0)
         with pytest.raises(ValueError, match="changes nothing"):
             merge_lora(one, LoraFile("x", "motion_lora", {"nowhere": LoraLayer(*torch.ones(2, 2, 2))}), 1.0)
