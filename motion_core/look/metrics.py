@@ -103,7 +103,7 @@ def measure(frames: torch.Tensor, progress: Callable[[int, int], None] | None = 
 
 
 def _step(flow: Flow, one: torch.Tensor, two: torch.Tensor) -> Step:
-    """Mean flow, and the turn and zoom that fit it best (weighted least squares, far points counting less)."""
+    """Mean flow, and the turn and zoom that fit it best (least squares, far points counting less)."""
     _, height, width = flow.vectors.shape
     side = max(height, width)
     x = (torch.arange(width, device=one.device) - (width - 1) / 2).expand(height, width)

@@ -28,7 +28,7 @@ class Flow:
     vectors: torch.Tensor
     """(2, H, W): to the right and down, in pixels of this size."""
     trust: torch.Tensor
-    """(H, W), 0 or more: the smaller eigenvalue of the structure tensor. Plain areas say nothing of motion."""
+    """(H, W), 0 or more: the smaller eigenvalue of the structure tensor. Plain areas say nothing."""
 
 
 def grey(frames: torch.Tensor) -> torch.Tensor:
@@ -60,15 +60,17 @@ def optical_flow(first: torch.Tensor, second: torch.Tensor) -> Flow:
     return Flow(vectors[0], trust[0])
 
 
-def warped(picture: torch.Tensor, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A picture ``(1, C, H, W)`` drawn from where the vectors ``(2, H, W)`` point, and the places ``(H, W)`` at
-    which that is inside of it."""
+def warped(
+    picture: torch.Tensor, vectors: torch.Tensor, mode: str = "bicubic"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A picture ``(1, C, H, W)`` drawn from where the vectors ``(2, H, W)`` point, and the places ``(H, W)``
+    at which that is inside of it."""
     height, width = picture.shape[-2:]
     x = torch.arange(width, device=picture.device) + vectors[0]
     y = torch.arange(height, device=picture.device).unsqueeze(1) + vectors[1]
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     grid = torch.stack([2 * x / max(width - 1, 1) - 1, 2 * y / max(height - 1, 1) - 1], dim=-1)
-    drawn = F.grid_sample(picture, grid[None], mode="bicubic", padding_mode="border", align_corners=True)
+    drawn = F.grid_sample(picture, grid[None], mode=mode, padding_mode="border", align_corners=True)
     return drawn, inside
 
 
@@ -84,7 +86,8 @@ def _refined(
     floor = 1e-3 * float(middle.mean()) + 1e-9
     determinant = (xx + floor) * (yy + floor) - xy * xy
     for _ in range(ITERATIONS):
-        drawn, inside = warped(two, vectors[0])
+        # torch's bicubic makes slopes steeper than they are, so small shifts would come out too small.
+        drawn, inside = warped(two, vectors[0], "bilinear")
         missing = (one - drawn) * inside
         bx, by = _blurred(missing * dx, WINDOW), _blurred(missing * dy, WINDOW)
         step = torch.cat([(yy + floor) * bx - xy * by, (xx + floor) * by - xy * bx], dim=1) / determinant

@@ -25,7 +25,7 @@ def textured(x, y, seed=0, period=None):
 
 
 def clip(frames=6, pan=(0.0, 0.0), zoom=0.0, turn=0.0, size=(SIZE, SIZE), **more):
-    """Content that moves by ``pan`` pixels (right, down), grows by ``zoom`` and turns by degrees per frame."""
+    """Content that moves by ``pan`` pixels (right, down), grows by ``zoom``, turns by degrees per frame."""
     height, width = size
     y, x = torch.meshgrid(torch.arange(height).double(), torch.arange(width).double(), indexing="ij")
     y, x = y - (height - 1) / 2, x - (width - 1) / 2
@@ -51,7 +51,7 @@ def test_a_pan_of_any_direction_and_speed(pan, direction):
     assert found.pan == pytest.approx(wanted, rel=0.05)
     assert abs((found.direction - direction + 180) % 360 - 180) < 2
     assert abs(found.zoom) < 0.15
-    assert found.flicker < 0.4
+    assert found.flicker < 0.6
     assert found.smoothness > 0.9
 
 
@@ -111,7 +111,7 @@ def test_back_and_forth_is_not_smooth():
 
 @pytest.mark.parametrize(("missing", "seam"), [(0, 1.0), (1, 2.0), (2, 3.0)])
 def test_the_seam_of_a_loop(missing, seam):
-    """The picture repeats after 96 pixels: with 24 frames of 4 pixels it closes; without the last it jumps."""
+    """The picture repeats after 96 pixels: with 48 frames of 2 pixels it closes; without the last it jumps."""
     frames = torch.cat([clip(frames=1, period=SIZE).roll(2 * n, dims=2) for n in range(SIZE // 2)])
     frames = F.avg_pool2d(frames.movedim(-1, 1), 5, 1, 2).movedim(1, -1)
     found = measure(frames[: len(frames) - missing])
@@ -127,7 +127,7 @@ def test_large_pictures_are_measured_alike():
 def test_two_frames_are_enough_and_plain_ones_say_nothing():
     assert measure(clip(frames=2, pan=(2, 0))).flicker == 0.0
     plain = measure(torch.full((4, 32, 48, 3), 0.3))
-    assert (plain.motion, plain.flicker, plain.smoothness) == pytest.approx((0, 0, 1))
+    assert (plain.motion, plain.flicker, plain.smoothness) == pytest.approx((0, 0, 1), abs=1e-4)
 
 
 def test_what_cannot_be_measured_is_refused():

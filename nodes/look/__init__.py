@@ -1,0 +1,1 @@
+"""Looking at clips: measured and side by side."""
