@@ -57,7 +57,9 @@ def optical_flow(first: torch.Tensor, second: torch.Tensor) -> Flow:
             vectors = F.interpolate(vectors, size=size, mode="bilinear", align_corners=False)
             vectors = vectors * vectors.new_tensor([ratio[1], ratio[0]]).view(1, 2, 1, 1)
         vectors, trust = _refined(one[level], two[level], vectors)
-    return Flow(vectors[0], trust[0])
+    # What leaves the picture is not seen to arrive.
+    _, inside = warped(two[0], vectors[0], "bilinear")
+    return Flow(vectors[0], trust[0] * inside)
 
 
 def warped(

@@ -111,7 +111,7 @@ def test_back_and_forth_is_not_smooth():
 
 @pytest.mark.parametrize(("missing", "seam"), [(0, 1.0), (1, 2.0), (2, 3.0)])
 def test_the_seam_of_a_loop(missing, seam):
-    """The picture repeats after 96 pixels: with 48 frames of 2 pixels it closes; without the last it jumps."""
+    """The picture repeats after 96 pixels: 48 frames of 2 pixels close, without the last there is a jump."""
     frames = torch.cat([clip(frames=1, period=SIZE).roll(2 * n, dims=2) for n in range(SIZE // 2)])
     frames = F.avg_pool2d(frames.movedim(-1, 1), 5, 1, 2).movedim(1, -1)
     found = measure(frames[: len(frames) - missing])

@@ -1,0 +1,61 @@
+"""Inspect Motion Module: what it says of modules, LoRAs and files, and that a file's words stay words."""
+
+import pytest
+import torch
+from animatediff_flipbook.motion_core.files.lora import LoraFile, LoraLayer, lora_targets, save_motion_lora
+from animatediff_flipbook.motion_core.weights.inspect import lora_norms, metadata_lines, norms
+from animatediff_flipbook.motion_core.weights.module_weights import weights_of
+from animatediff_flipbook.nodes.motion.load import LoadMotionLora
+from animatediff_flipbook.nodes.tools.inspect import InspectMotionModule
+
+
+def test_a_module_and_its_file_are_told_alike(motion_module):
+    module = motion_module(name="mine.safetensors")
+    report, picture = InspectMotionModule.execute(motion_module=module).result
+    again, other = InspectMotionModule.execute(file="animatediff_models/mine.safetensors").result
+    assert report == again and torch.equal(picture, other)
+    assert "AnimateDiff v3" in report and "32 rows, sinusoids" in report and "num_heads: 8" in report
+    assert picture.ndim == 4 and picture.std() > 0.05
+
+
+def test_norms_are_those_of_the_weights(motion_module):
+    module = motion_module()
+    weights = weights_of("m", module.patcher.model)
+    for one in norms(weights):
+        key = f"{one.name}.temporal_transformer.proj_out.weight"
+        assert one.parts["proj_out"] == pytest.approx(float(weights.tensors[key].square().mean().sqrt()))
+    zeroed = {k: torch.zeros_like(v) if "proj_out" in k else v for k, v in weights.tensors.items()}
+    assert norms(type(weights)("m", weights.config, zeroed))[0].parts["proj_out"] == 0.0
+
+
+def test_lora_norms_are_those_of_the_products():
+    generator = torch.Generator().manual_seed(0)
+    up, down = torch.randn(8, 3, generator=generator), torch.randn(3, 5, generator=generator)
+    lora = LoraFile("x", "motion_lora", {"a": LoraLayer(up, down), "b": LoraLayer(up, down, 6.0)})
+    wanted = float((up @ down).norm())
+    assert lora_norms(lora) == pytest.approx({"a": wanted, "b": 2 * wanted}, rel=1e-5)
+
+
+def test_a_lora_and_words_that_are_no_words(motion_module, model_folders):
+    layers = {
+        name: (torch.ones(2, t.shape[1]), torch.ones(t.shape[0], 2))
+        for name, t in lora_targets(motion_module().patcher.model).items()
+        if ".to_" in name
+    }
+    words = {"note": "a\x1b[31mb\n" + "x" * 5000, **{f"k{n}": "v" for n in range(100)}}
+    save_motion_lora(model_folders["animatediff_motion_lora"] / "z.safetensors", layers, words)
+    lora = LoadMotionLora.execute(motion_lora="z.safetensors")[0]
+    for options in ({"motion_lora": lora}, {"file": "animatediff_motion_lora/z.safetensors"}):
+        report, _ = InspectMotionModule.execute(**options).result
+        assert "MotionLoRA" in report and f"{len(layers)} layers of rank 2" in report
+        assert "more" in report and "\x1b" not in report and max(map(len, report.splitlines())) < 300
+    assert "\\x1b" in "\n".join(metadata_lines({"note": words["note"]}))
+
+
+def test_nothing_and_files_elsewhere_are_refused(model_folders):
+    with pytest.raises(ValueError, match="nothing to inspect"):
+        InspectMotionModule.execute()
+    for file in ("../x.safetensors", "checkpoints/x.safetensors", "loras/none.safetensors", "x"):
+        with pytest.raises((ValueError, FileNotFoundError)):
+            InspectMotionModule.execute(file=file)
+        assert InspectMotionModule.validate_inputs(file) is not True
