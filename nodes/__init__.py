@@ -9,6 +9,8 @@ from .control.camera_poses import CameraPoses, CameraPosesFromText
 from .control.image_reference import ImageReference
 from .control.pia_reference import PiaReference
 from .control.sparse import LoadSparseControl, SparseControlFrames
+from .look.compare_clips import CompareClips
+from .look.motion_metrics import MotionMetrics
 from .motion.apply import ApplyMotionModule
 from .motion.domain_adapter import ApplyDomainAdapter
 from .motion.load import LoadMotionLora, LoadMotionModule
@@ -20,6 +22,10 @@ from .noise.free_init import FreeInitSampler
 from .noise.model_free_init import ModelFreeInit
 from .noise.model_noise import ModelNoise
 from .schedule.prompt_schedule import FloatSchedule, PromptSchedule
+from .tools.blend import BlendMotionModules
+from .tools.inspect import InspectMotionModule
+from .tools.merge_lora import ExtractMotionLora, MergeMotionLora
+from .tools.save import SaveMotionLora, SaveMotionModule
 
 NODES: list[type[io.ComfyNode]] = [
     LoadMotionModule,
@@ -46,6 +52,14 @@ NODES: list[type[io.ComfyNode]] = [
     CameraPoses,
     CameraPosesFromText,
     CameraControl,
+    BlendMotionModules,
+    MergeMotionLora,
+    ExtractMotionLora,
+    SaveMotionModule,
+    SaveMotionLora,
+    InspectMotionModule,
+    MotionMetrics,
+    CompareClips,
 ]
 
 
