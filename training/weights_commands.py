@@ -1,4 +1,4 @@
-"""What the command line does with weights: merge, blend, extract, inspect (arithmetic: motion_core.weights)."""
+"""The command line on weights: merge, blend, extract, inspect (arithmetic: motion_core.weights)."""
 
 from __future__ import annotations
 
