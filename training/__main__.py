@@ -91,7 +91,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     converting.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the weights")
     converting.set_defaults(run=_convert)
+    _weights_commands(commands)
     return parser
+
+
+def _weights_commands(commands) -> None:
+    def add(name: str, text: str, run, *files: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=text, description=text)
+        for file in files:
+            one.add_argument(file)
+        if files != ("file",):
+            one.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the weights")
+        one.set_defaults(run=run)
+        return one
+
+    merging = add("merge", "put a MotionLoRA into a module's weights", _merge, "module", "lora", "target")
+    merging.add_argument("--strength", type=float, default=1.0)
+    blending = add("blend", "mix two motion modules", _blend, "module", "other", "target")
+    blending.add_argument("--weight", type=float, default=0.5, help="share of the second, 0 to 1")
+    blending.add_argument("--block", action="append", default=[], help='such as "up_blocks.1: 0.3"')
+    text = "write the difference of two modules as a MotionLoRA"
+    extracting = add("extract", text, _extract, "module", "tuned", "target")
+    extracting.add_argument("--rank", type=int, default=32)
+    extracting.add_argument("--attention-only", action="store_true", help="leave the other linear layers")
+    add("inspect", "tell what a motion module or LoRA is made of", _inspect, "file")
 
 
 def _command(commands, name: str, run, text: str) -> argparse.ArgumentParser:
@@ -150,6 +173,39 @@ def _convert(options: argparse.Namespace) -> int:
     from .commands import convert
 
     print(f"{options.target}: {convert(Path(options.source), Path(options.target), options.dtype)}")
+    return 0
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from .weights_commands import merged
+
+    files = (Path(name) for name in (options.module, options.lora, options.target))
+    return _told(merged(*files, options.strength, options.dtype))
+
+
+def _blend(options: argparse.Namespace) -> int:
+    from .weights_commands import blended
+
+    files = (Path(name) for name in (options.module, options.other, options.target))
+    return _told(blended(*files, options.weight, options.block, options.dtype))
+
+
+def _extract(options: argparse.Namespace) -> int:
+    from .weights_commands import extracted
+
+    files = (Path(name) for name in (options.module, options.tuned, options.target))
+    return _told(extracted(*files, options.rank, options.attention_only, options.dtype))
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from .weights_commands import inspected
+
+    return _told(inspected(Path(options.file)))
+
+
+def _told(lines: list[str]) -> int:
+    for line in lines:
+        print(printable(line))
     return 0
 
 

@@ -1,0 +1,39 @@
+"""merge, blend, extract and inspect on the command line."""
+
+import pytest
+import torch
+from animatediff_flipbook.motion_core.files.checkpoint import save_motion_module
+from animatediff_flipbook.motion_core.module.config import MotionModuleConfig
+from animatediff_flipbook.motion_core.module.model import MotionModel
+from animatediff_flipbook.tests.support import initialise
+from animatediff_flipbook.training.__main__ import main
+from safetensors.torch import load_file
+
+
+@pytest.fixture
+def modules(tmp_path):
+    config = MotionModuleConfig.for_slots([("down_blocks.0.motion_modules.0", 32)])
+    for seed in (1, 2):
+        save_motion_module(tmp_path / f"{seed}.safetensors", initialise(MotionModel(config), seed))
+    return tmp_path
+
+
+def test_blend_extract_merge_and_inspect(modules, capsys):
+    one, other, mixed, lora, back = (str(modules / f"{n}.safetensors") for n in ("1", "2", "m", "l", "b"))
+    assert main(["blend", one, other, mixed, "--weight", "0.25"]) == 0
+    a, b, m = (load_file(path) for path in (one, other, mixed))
+    assert all(torch.allclose(m[key], torch.lerp(a[key], b[key], 0.25), atol=1e-6) for key in m)
+    assert main(["extract", one, other, lora, "--rank", "256"]) == 0
+    assert "0.0% of their difference missed" in capsys.readouterr().out
+    assert main(["merge", one, lora, back]) == 0
+    found = load_file(back)
+    assert all(torch.allclose(found[key], b[key], atol=1e-4) for key in found if b[key].ndim == 2)
+    assert main(["inspect", lora]) == 0 and main(["inspect", mixed]) == 0
+    assert "MotionLoRA" in (text := capsys.readouterr().out) and "AnimateDiff v3" in text
+
+
+def test_nothing_is_overwritten(modules, capsys):
+    one, other = (str(modules / f"{n}.safetensors") for n in "12")
+    before = (modules / "2.safetensors").read_bytes()
+    assert main(["blend", one, one, other]) == 1
+    assert "exists already" in capsys.readouterr().err and (modules / "2.safetensors").read_bytes() == before

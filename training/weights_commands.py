@@ -1,0 +1,76 @@
+"""The command line on weights: merge, blend, extract, inspect (arithmetic: motion_core.weights)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..motion_core.files.checkpoint import load_motion_module, open_motion_module, save_motion_module
+from ..motion_core.files.lora import read_lora, save_motion_lora
+from ..motion_core.files.recognise import recognise
+from ..motion_core.files.tensor_file import TensorFile
+from ..motion_core.weights.blend import blend, read_block_weights
+from ..motion_core.weights.inspect import describe_lora, describe_module
+from ..motion_core.weights.low_rank_change import extract_lora, merge_lora
+from ..motion_core.weights.module_weights import ModuleWeights, model_of, weights_of
+from .commands import DTYPES
+
+
+def merged(module: Path, lora: Path, target: Path, strength: float, dtype: str | None) -> list[str]:
+    """Write a module with a MotionLoRA in its weights; returns lines about it."""
+    _require_new(target)
+    weights, line = merge_lora(_read(module), read_lora(lora), strength)
+    _write(target, weights, f"merge: {module.name} with {lora.name} at {strength:g}", dtype)
+    return [line]
+
+
+def blended(
+    one: Path, other: Path, target: Path, weight: float, blocks: list[str], dtype: str | None
+) -> list[str]:
+    """Write a mixture of two modules; returns what was decided."""
+    _require_new(target)
+    weights, notes = blend(_read(one), _read(other), weight, read_block_weights("\n".join(blocks)))
+    _write(target, weights, f"blend: {one.name} and {other.name} at {weight:g}", dtype)
+    return notes
+
+
+def extracted(
+    base: Path, tuned: Path, target: Path, rank: int, attention_only: bool, dtype: str | None
+) -> list[str]:
+    """Write the MotionLoRA between two modules; returns its error and what is not in it."""
+    _require_new(target)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = extract_lora(_read(base), _read(tuned), rank, attention_only=attention_only, device=device)
+    if not found.layers:
+        raise ValueError(f"{base.name} and {tuned.name} do not differ in these layers: nothing was written.")
+    wanted = DTYPES[dtype or "float32"]
+    layers = {name: (one.down.to(wanted), one.up.to(wanted)) for name, one in found.layers.items()}
+    words = {"made_from": f"extract: {tuned.name} less {base.name}", "error": f"{found.error:.6f}"}
+    save_motion_lora(target, layers, words)
+    lines = [f"{len(layers)} layers at rank {rank}, {found.error:.1%} of their difference missed"]
+    if found.left:
+        lines.append(f"{len(found.left)} other tensors differ and are not in it ({found.share_left:.1%})")
+    return lines
+
+
+def inspected(file: Path) -> list[str]:
+    """What a module, MotionLoRA or domain adapter is made of."""
+    if recognise(TensorFile(file).shapes) in ("motion_lora", "domain_adapter"):
+        return describe_lora(read_lora(file))
+    opened = open_motion_module(file)
+    return [*describe_module(_read(file), opened.source.metadata), *opened.notes]
+
+
+def _read(path: Path) -> ModuleWeights:
+    return weights_of(path.name, load_motion_module(path, fused_qkv=False))
+
+
+def _write(target: Path, weights: ModuleWeights, made_from: str, dtype: str | None) -> None:
+    kind = None if dtype is None else DTYPES[dtype]
+    save_motion_module(target, model_of(weights), {"made_from": made_from}, dtype=kind)
+
+
+def _require_new(target: Path) -> None:
+    if target.exists():
+        raise ValueError(f"{target} exists already. Nothing was written: name another file.")
