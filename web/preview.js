@@ -25,18 +25,30 @@ class Player {
         this.current = null;
         this.showing = false;
         this.timer = null;
-        this.loading = 0;
+        this.waiting = null;
+        this.cutting = false;
         this.ended = false;
     }
 
-    /** Take the frames of a newer sheet; what plays goes on at the same place. */
+    /** Take the frames of a newer sheet; what plays goes on at the same place. A busy page is slow at cutting:
+     * sheets that came meanwhile are left out but for the newest. */
     async load(message) {
-        const number = ++this.loading;
-        const sheet = await (await fetch(`data:image/jpeg;base64,${message.image}`)).blob();
-        const frames = style() === "contact sheet" ? [sheet] : await cut(sheet, message.frames, message.columns);
-        if (this.ended || number !== this.loading) return; // a newer sheet was faster, or the run is over
-        this.frames = frames;
-        if (this.timer === null) this.tick();
+        this.waiting = message;
+        if (this.cutting) return;
+        this.cutting = true;
+        try {
+            while (this.waiting && !this.ended) {
+                const { image, frames, columns } = this.waiting;
+                this.waiting = null;
+                const sheet = await (await fetch(`data:image/jpeg;base64,${image}`)).blob();
+                const cells = style() === "contact sheet" ? [sheet] : await cut(sheet, frames, columns);
+                if (this.ended) return;
+                this.frames = cells;
+                if (this.timer === null) this.tick();
+            }
+        } finally {
+            this.cutting = false;
+        }
     }
 
     tick() {
