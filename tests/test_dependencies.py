@@ -68,10 +68,10 @@ def test_motion_core_knows_torch_and_itself(file):
 
 
 @pytest.mark.parametrize("file", files("training"), ids=short)
-def test_training_never_imports_nodes_and_comfy_in_one_file_only(file):
+def test_training_never_imports_nodes_and_comfy_in_three_files_only(file):
     for name, level, _ in imports(file):
         assert not level or room(file, level, name) != "nodes", f"{file.name} imports our nodes"
-        if not level and file.name != "base_model.py":
+        if not level and file.name not in ("base_model.py", "host.py", "loaded.py"):
             assert name.split(".")[0] not in HOST, f"{file.name} imports {name}"
 
 

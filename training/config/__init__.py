@@ -15,7 +15,7 @@ from .loop import (
     ValidationConfig,
 )
 from .model import BaseConfig, LoraConfig, MotionConfig
-from .override import override
+from .override import overlay, override
 from .read import from_dict, load, to_dict
 from .run import RunConfig, Stage
 
@@ -39,6 +39,7 @@ __all__ = [
     "ValidationConfig",
     "from_dict",
     "load",
+    "overlay",
     "override",
     "to_dict",
 ]

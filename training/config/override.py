@@ -44,6 +44,30 @@ def override(tree: dict[str, Any], text: str) -> None:
         raise ValueError(f"{key}: {'.'.join(parents)} is a value, not a table.")
 
 
+def overlay(tree: dict[str, Any], text: str) -> None:
+    """Lay settings that are written as TOML over a tree of settings.
+
+    Raises:
+        ValueError: no TOML, or a table where there is a value.
+    """
+    try:
+        settings = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"This is not valid TOML: {error}. Write lines such as lora.rank = 32.") from error
+    _lay(tree, settings, "")
+
+
+def _lay(tree: dict[str, Any], settings: dict[str, Any], where: str) -> None:
+    for key, value in settings.items():
+        if isinstance(value, dict) and key != "arguments":
+            below = tree.setdefault(key, {})
+            if not isinstance(below, dict):
+                raise ValueError(f"{where}{key} is a value, not a table.")
+            _lay(below, value, f"{where}{key}.")
+        else:
+            tree[key] = value
+
+
 def _index(items: list, part: str, key: str) -> int:
     if not part.isdigit() or int(part) >= len(items):
         raise ValueError(f"{key}: {part!r} is no place in a list of {len(items)}; count from 0.")

@@ -60,7 +60,7 @@ class Encodings:
     """
 
     def __init__(self, config: RunConfig, base_hash: str, rank: int = 0, world: int = 1) -> None:
-        self.config = config
+        self.config, self.base_hash = config, base_hash
         self.rank, self.world = rank, world
         root = config.cache_folder
         self.dtype = DTYPES[config.cache.dtype]

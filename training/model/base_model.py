@@ -1,9 +1,9 @@
 """The frozen image model of a run, through ComfyUI's own loaders: any checkpoint that ComfyUI loads can be
 trained on.
 
-The only file here that imports comfy. No server is started and no GPU is needed. The UNet is ComfyUI's
-``UNetModel``, the one that inference uses; what inference does around it (patches, memory management) is
-left out.
+With :mod:`host` and :mod:`loaded` the only files here that import comfy. No server is started and no GPU is
+needed. The UNet is ComfyUI's ``UNetModel``, the one that inference uses; what inference does around it
+(patches, memory management) is left out.
 
 Shapes: ``B`` clips, ``F`` frames, ``C`` channels, ``H W`` latent height and width, ``N`` tokens, ``D`` width.
 """
@@ -11,72 +11,24 @@ Shapes: ``B`` clips, ``F`` frames, ``C`` channels, ``H W`` latent height and wid
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
-import os
-import pickle
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..config import BaseConfig
 from ..files import read_json, write_json
+from .host import layers, load_checkpoint
+from .loaded import Loaded, copy_of_unet
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def enter_comfyui(config: BaseConfig) -> None:
-    """Make ``comfy`` importable: its folder first on the path, the CPU chosen where there is no GPU.
-
-    Raises:
-        FileNotFoundError: no ComfyUI at the configured place.
-    """
-    if "comfy" in sys.modules:
-        return
-    folder = Path(config.comfyui or os.environ.get("COMFYUI_PATH", ""))
-    if not (config.comfyui or os.environ.get("COMFYUI_PATH")) or not (folder / "comfy").is_dir():
-        raise FileNotFoundError(
-            f"No ComfyUI at {str(folder)!r}. Set base.comfyui in the configuration or the environment "
-            "variable "
-            "COMFYUI_PATH to ComfyUI's folder (the one with main.py)."
-        )
-    sys.path.insert(0, str(folder.resolve()))
-    # ComfyUI's nodes.py later puts comfy/ in front, whose utils.py would hide this package from custom nodes.
-    import utils.extra_config  # noqa: F401
-    from comfy.cli_args import args
-
-    if config.device == "cpu" or not torch.cuda.is_available():
-        args.cpu = True
-
-
-def load_custom_nodes(paths: tuple[str, ...]) -> None:
-    """Run custom node packs by path, as ComfyUI does at its start, so that they register their models.
-
-    Raises:
-        FileNotFoundError: no such pack.
-    """
-    for path in map(Path, paths):
-        entry = path / "__init__.py" if path.is_dir() else path
-        if not entry.is_file():
-            raise FileNotFoundError(f"base.custom_nodes: there is no custom node pack at {path}.")
-        name = str(path.resolve()).replace(".", "_x_")
-        if name in sys.modules:
-            continue
-        folders = [str(path)] if path.is_dir() else None
-        spec = importlib.util.spec_from_file_location(name, entry, submodule_search_locations=folders)
-        module: ModuleType = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
 
 
 class BaseModel:
@@ -89,6 +41,7 @@ class BaseModel:
         encoders: whether to load VAE and text encoder too; training from a cache does without.
         decoder: whether to load the VAE alone, to look at samples.
         unet: whether to load the UNet; caching does without.
+        loaded: take these in place of the checkpoint's; the UNet is copied.
 
     Raises:
         FileNotFoundError: no ComfyUI or no checkpoint there.
@@ -104,36 +57,17 @@ class BaseModel:
         encoders: bool,
         decoder: bool = False,
         unet: bool = True,
+        loaded: Loaded | None = None,
     ) -> None:
-        if not Path(config.checkpoint).is_file():
-            raise FileNotFoundError(f"base.checkpoint: there is no file {config.checkpoint}.")
-        enter_comfyui(config)
-        load_custom_nodes(config.custom_nodes)
-        import comfy.model_base
-        import comfy.ops
-        import comfy.sd
-
         self.device = device
         self.dtype = DTYPES[precision]
-        # Weights cast to the type of what comes in, whatever autocast made of it before; plain layers where
-        # all is fp32.
-        layers = comfy.ops.disable_weight_init if precision == "fp32" else comfy.ops.manual_cast
-        try:
-            patcher, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(
-                config.checkpoint,
-                output_model=True,
-                output_clip=encoders,
-                output_vae=encoders or decoder,
-                model_options={"dtype": self.dtype, "custom_operations": layers},
-            )
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except (SafetensorError, RuntimeError, pickle.UnpicklingError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(
-                f"base.checkpoint: ComfyUI cannot load {config.checkpoint} ({reason}). Expected a whole "
-                "SD1.5 or SDXL checkpoint, as Load Checkpoint takes it."
-            ) from error
+        self.loaded = loaded
+        if loaded is None:
+            patcher, clip, vae = load_checkpoint(config, self.dtype, encoders, encoders or decoder)
+        else:
+            patcher, clip, vae = loaded.model, loaded.clip, loaded.vae
+        import comfy.model_base
+
         self._clip, self._vae = clip, vae
         self._model = patcher.model
         if type(self._model.diffusion_model).__name__ != "UNetModel":
@@ -166,15 +100,19 @@ class BaseModel:
             sampling.get("linear_end", 0.012),
         )
         self.unet: nn.Module = self._model.diffusion_model
-        self.unet.requires_grad_(False).eval()
+        if loaded is not None and unet:
+            self.unet = copy_of_unet(patcher, self.dtype, device, layers(self.dtype))
+        if loaded is None or unet:
+            self.unet.requires_grad_(False).eval()
         for name, part in (
             ("UNet", self.unet),
             ("VAE", vae and vae.first_stage_model),
             ("text encoder", clip and clip.cond_stage_model),
         ):
-            if part is not None:
+            # What ComfyUI has loaded may be in 8 bit; what comes out of it is looked at.
+            if part is not None and (loaded is None or (unet and part is self.unet)):
                 require_finite_weights(part, "base.checkpoint", f"{name} ({precision})")
-        if unet:
+        if unet and loaded is None:
             self.unet.to(device)
         zero, one = (self._model.process_latent_in(torch.full((1, 4, 1, 1), v)) for v in (0.0, 1.0))
         self.latent_shift, self.latent_scale = float(zero.mean()), float((one - zero).mean())
@@ -192,6 +130,11 @@ class BaseModel:
         """Let go of VAE and text encoder."""
         self._clip = self._vae = None
 
+    def _as_host(self) -> AbstractContextManager:
+        """Where ComfyUI's own VAE and text encoder are at work: they were loaded in inference mode, and
+        ComfyUI may move and patch them only there."""
+        return nullcontext() if self.loaded is None else torch.inference_mode()
+
     @torch.no_grad()
     def encode_pixels(self, pixels: torch.Tensor, batch: int = 8) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Frames to latents, as the UNet sees them (scaled).
@@ -206,11 +149,12 @@ class BaseModel:
         import comfy.model_management
 
         vae = self._need(self._vae, "VAE")
-        comfy.model_management.load_models_gpu([vae.patcher])
         means, logvars = [], []
         for part in pixels.movedim(-1, 1).split(batch):
-            x = vae.process_input(part.to(vae.device).float()).to(vae.vae_dtype)
-            moments, has_variance = _vae_moments(vae.first_stage_model, x)
+            with self._as_host():
+                comfy.model_management.load_models_gpu([vae.patcher])
+                x = vae.process_input(part.to(vae.device).float()).to(vae.vae_dtype)
+                moments, has_variance = _vae_moments(vae.first_stage_model, x)
             moments = moments.float().cpu()
             mean, logvar = moments.chunk(2, dim=1) if has_variance else (moments, None)
             means.append(self.latent_scale * mean + self.latent_shift)
@@ -224,7 +168,9 @@ class BaseModel:
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (F, C, H, W) as the UNet sees them -> pixels (F, height, width, 3), 0..1, on the CPU."""
         vae = self._need(self._vae, "VAE")
-        return vae.decode(self._model.process_latent_out(latents.float().cpu())).clamp(0, 1).cpu()
+        with self._as_host():
+            pixels = vae.decode(self._model.process_latent_out(latents.float().cpu()))
+        return pixels.clamp(0, 1).cpu()
 
     @torch.no_grad()
     def encode_text(self, text: str) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -234,10 +180,12 @@ class BaseModel:
         Parentheses are read as they stand and not as weights: captions hold scores, ratios and times of day.
         """
         clip = self._need(self._clip, "text encoder")
-        result = clip.encode_from_tokens(clip.tokenize(text, disable_weights=True), return_dict=True)
+        with self._as_host():
+            result = clip.encode_from_tokens(clip.tokenize(text, disable_weights=True), return_dict=True)
         pooled = result["pooled_output"]
         wanted = self.unet.num_classes is not None and pooled is not None
-        return result["cond"][0].float().cpu(), pooled[0].float().cpu() if wanted else None
+        states = torch.clone(result["cond"])[0].float().cpu()
+        return states, torch.clone(pooled)[0].float().cpu() if wanted else None
 
     def vector_condition(self, pooled: torch.Tensor | None, width: int, height: int) -> torch.Tensor | None:
         """SDXL's second condition (B, A) from pooled text (B, D') and the picture's size in pixels; None for

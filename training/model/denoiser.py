@@ -25,6 +25,7 @@ from ...motion_core.module.unet import unet_slots
 from ..config import MotionConfig, RunConfig
 from .adapters import LoraSet, add_domain_adapter, add_motion_lora, merge_domain_adapter
 from .base_model import BaseModel
+from .loaded import copy_of_motion
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +153,12 @@ def build(config: RunConfig, base: BaseModel) -> Denoiser:
 def _motion_model(config: RunConfig, base: BaseModel) -> MotionModel:
     """The motion module of a file, or a fresh one."""
     settings = config.motion
-    if settings.file:
+    given = None if base.loaded is None else base.loaded.motion
+    if given is not None:
+        motion = copy_of_motion(given)
+        check_fit(motion, {slot.name: slot for slot in unet_slots(base.unet)})
+        _require_agreement(settings, motion.config)
+    elif settings.file:
         motion = load_motion_module(settings.file, dtype=torch.float32, fused_qkv=False)
         check_fit(motion, {slot.name: slot for slot in unet_slots(base.unet)})
         _require_agreement(settings, motion.config)

@@ -10,7 +10,6 @@ import torch
 
 from ..data.dataset import Batch, stacked
 from ..data.encode import sample_prompts
-from ..model.base_model import file_hash
 from ..model.sharding import gathered
 from .export import write
 from .parts import Parts
@@ -22,14 +21,29 @@ from .validate import validation_loss
 log = logging.getLogger(__name__)
 
 
+class Unfinished(Exception):
+    """A clip or a measurement is given up, because the run is to end."""
+
+
+def _go_on(parts: Parts) -> None:
+    """Raises:
+    Unfinished: the run is to end. Of several processes none gives up alone.
+    """
+    if parts.accelerator.num_processes == 1 and parts.watcher.wants_stop():
+        raise Unfinished
+
+
 def look(parts: Parts, report: Report) -> None:
     """Validation, samples and intermediate exports that are due."""
     config, step = parts.config, parts.step
     last = step == config.train.steps
     every = config.validation.every
     if parts.held is not None and every and (step % every == 0 or last):
-        with parts.result_weights(), torch.no_grad():
-            values = validate(parts)
+        try:
+            with parts.result_weights(), torch.no_grad():
+                values = validate(parts)
+        except Unfinished:
+            return
         report.values(step, values)
         log.info("step %d  validation loss %.5f", step, values["validation/loss"])
     if config.samples.every and (step % config.samples.every == 0 or last):
@@ -43,6 +57,7 @@ def validate(parts: Parts) -> dict[str, float]:
     """Validation losses of the weights as they are."""
 
     def predict(batch: Batch, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        _go_on(parts)
         with parts.denoiser.attached(latents.shape[1]):
             return parts.predict(batch, latents, timesteps)
 
@@ -59,20 +74,24 @@ def _render(parts: Parts, report: Report) -> None:
     shape = (config.frames, 4, height // 8, width // 8)
     prompts = sample_prompts(config) if parts.main or config.train.shard else ()
     for number, prompt in enumerate(prompts):
-        latents = ddim(
-            _conditioned(parts, [prompt, samples.negative], (width, height)),
-            parts.objective,
-            shape,
-            steps=samples.steps,
-            cfg=samples.cfg,
-            seed=samples.seed + number,
-        )
+        try:
+            latents = ddim(
+                _conditioned(parts, [prompt, samples.negative], (width, height)),
+                parts.objective,
+                shape,
+                steps=samples.steps,
+                cfg=samples.cfg,
+                seed=samples.seed + number,
+            )
+        except Unfinished:
+            break
         if not parts.main:
             continue
         frames = to_images(parts.denoiser.base.decode_latents(latents))
         fps = (config.data.fps or 8.0) / config.data.stride
         save_animation(samples_of(config) / f"step-{step:08d}-{number:02d}.webp", frames, fps)
         report.animation(step, f"samples/{number:02d}", frames, round(1000 / fps))
+        parts.watcher.rendered(step, frames, fps)
     parts.accelerator.wait_for_everyone()
 
 
@@ -86,6 +105,7 @@ def _conditioned(parts: Parts, prompts: list[str], size: tuple[int, int]) -> Mod
     y = None if y is None else y.to(device)
 
     def call(latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        _go_on(parts)
         with parts.denoiser.attached(latents.shape[1]):
             return parts.denoiser(latents.to(device), timesteps.to(device), context, y)
 
@@ -102,7 +122,7 @@ def export(parts: Parts, path: Path, final: bool) -> Path:
         "beta_start": repr(schedule.start),
         "beta_end": repr(schedule.end),
         "data_fingerprint": parts.fingerprint,
-        "base_model_hash": file_hash(config.base.checkpoint, config.cache_folder / "base-hash.json"),
+        "base_model_hash": parts.encodings.base_hash,
     }
     with parts.result_weights(), gathered(parts.denoiser):
         if parts.main:

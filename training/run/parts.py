@@ -22,11 +22,13 @@ from ..data.live import LiveEncodings
 from ..data.media import MediaFile
 from ..model.base_model import BaseModel, require_finite_weights
 from ..model.denoiser import Denoiser, build, named_schedule, trained_tensors
+from ..model.loaded import Loaded
 from ..model.sharding import shard
 from .objective import Objective
 from .optimizing import Ema, evaluation_weights, make_optimizer
 from .prepare import fill_cache
 from .report import facts_line
+from .watching import Watcher
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,8 @@ class Parts:
     """Clips per step."""
     schedule: Schedule
     """Which clips belong to which step."""
+    watcher: Watcher
+    """Looks on."""
     step: int = 0
     """Optimizer steps done."""
     losses: list[float] = field(default_factory=list)
@@ -98,16 +102,23 @@ class Parts:
             yield
 
 
-def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
+def build_parts(
+    config: RunConfig, accelerator: Accelerator, loaded: Loaded | None, watcher: Watcher
+) -> Parts:
     """Encode what is missing, load the model, put together what trains it."""
-    encodings, files, held_files = fill_cache(config, accelerator)
+    encodings, files, held_files = fill_cache(config, accelerator, loaded, watcher)
     data = ClipData(config, encodings, encodings.tracks(files))
     held = _held_clips(config, encodings, held_files) if held_files else None
     fingerprint = _check_data(config, encodings, data)
 
     looking = config.samples.every > 0 and accelerator.is_main_process
     live = isinstance(encodings, LiveEncodings)
-    base = BaseModel(config.base, accelerator.device, config.train.precision, encoders=live, decoder=looking)
+    base = BaseModel(
+        *(config.base, accelerator.device, config.train.precision),
+        encoders=live,
+        decoder=looking,
+        loaded=loaded,
+    )
     if live:
         encodings.base = base
     denoiser = build(config, base)
@@ -141,6 +152,7 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
         ema=Ema(weights, config.train.ema_decay) if config.train.ema_decay else None,
         global_batch=global_batch,
         schedule=Schedule(data, config.seed, global_batch),
+        watcher=watcher,
     )
 
 

@@ -12,8 +12,9 @@ from ..config import RunConfig
 from .optimizing import find_optimizer
 
 
-def check_files(config: RunConfig) -> None:
-    """Look at the files that the run starts from and at its optimizer's name.
+def check_files(config: RunConfig, is_loaded: bool = False) -> None:
+    """Look at the files that the run starts from and at its optimizer's name; not at those that
+    ``is_loaded`` says are in memory.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing, damaged or of another kind; an unknown optimizer.
@@ -25,7 +26,7 @@ def check_files(config: RunConfig) -> None:
         ("motion.file", config.motion.file, ("motion_module",)),
         ("lora.file", config.lora.file if config.stage != "motion_module" else "", (lora,)),
     ):
-        if path:
+        if path and not (is_loaded and key in ("base.checkpoint", "motion.file")):
             _check_kind(key, Path(path), kinds)
     find_optimizer(config.optimizer.name)
 

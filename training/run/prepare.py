@@ -18,29 +18,37 @@ from ..data.live import LiveEncodings
 from ..data.media import MediaFile, content_hashes, list_media
 from ..locks import PROBE, Busy, lock, sweep
 from ..model.base_model import BaseModel, file_hash
+from ..model.loaded import Loaded
 from .engine import release_memory
 from .validate import held_out
+from .watching import Watcher
 
 log = logging.getLogger(__name__)
 
 
 def fill_cache(
-    config: RunConfig, accelerator: Accelerator
+    config: RunConfig,
+    accelerator: Accelerator,
+    loaded: Loaded | None = None,
+    watcher: Watcher | None = None,
 ) -> tuple[Encodings, list[MediaFile], list[MediaFile]]:
     """Encode what is missing; returns the store, the training files and the held-out files."""
     with _using_cache(config.cache_folder, accelerator):
         _hash_in_shares(config, accelerator)
         files, held = split_files(config, accelerator.process_index)
-        base_hash = file_hash_of(config, accelerator)
+        base_hash = file_hash_of(config, accelerator) if loaded is None else loaded.fingerprint
+        progress = _Progress(accelerator.is_main_process, watcher or Watcher())
         kind = LiveEncodings if config.cache.mode == "off" else Encodings
         encodings = kind(config, base_hash, accelerator.process_index, accelerator.num_processes)
         todo, texts = encodings.missing([*files, *held])
         if isinstance(encodings, LiveEncodings):
-            encodings.fill(None, [*files, *held], _Progress(accelerator.is_main_process))
+            encodings.fill(None, [*files, *held], progress)
         elif todo or texts:
             log.info("Encoding %d files and %d captions into %s", len(todo), len(texts), config.cache_folder)
-            base = BaseModel(config.base, accelerator.device, "fp32", encoders=True, unet=False)
-            encodings.fill(base, [*files, *held], _Progress(accelerator.is_main_process))
+            base = BaseModel(
+                config.base, accelerator.device, "fp32", encoders=True, unet=False, loaded=loaded
+            )
+            encodings.fill(base, [*files, *held], progress)
             del base
             release_memory()
         accelerator.wait_for_everyone()
@@ -122,12 +130,15 @@ def split_files(config: RunConfig, rank: int = 0) -> tuple[list[MediaFile], list
 
 
 class _Progress:
-    """Encoding progress as occasional log lines."""
+    """Encoding progress as occasional log lines, and to who looks on."""
 
-    def __init__(self, main: bool) -> None:
-        self._main, self._last = main, time.monotonic()
+    def __init__(self, main: bool, watcher: Watcher) -> None:
+        self._main, self._watcher, self._last = main, watcher, time.monotonic()
 
     def __call__(self, what: str, done: int, total: int) -> None:
+        self._watcher.encoded(what, done, total)
+        if self._watcher.wants_stop():
+            raise KeyboardInterrupt  # as Ctrl-C would: what is finished is written
         if self._main and (done == total or time.monotonic() - self._last > 10):
             self._last = time.monotonic()
             log.info("Encoding %s: %d of %d", what, done, total)

@@ -28,9 +28,10 @@ class Report:
         steps: optimizer steps in all.
         start: the first step of this session, so that lines of a longer, lost session can be dropped.
         main: whether this process speaks.
+        on_terminal: whether the terminal, if there is one, is for a bar of progress.
     """
 
-    def __init__(self, folder: Path, steps: int, start: int, main: bool) -> None:
+    def __init__(self, folder: Path, steps: int, start: int, main: bool, *, on_terminal: bool = True) -> None:
         self.steps, self.main = steps, main
         self._first = self._now = start
         self._began = self._last_line = time.monotonic()
@@ -45,7 +46,7 @@ class Report:
         _drop_later_lines(path, start)
         self._lines = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start or None)
-        if sys.stderr.isatty():
+        if on_terminal and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

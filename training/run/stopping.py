@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -31,10 +31,15 @@ def kept_when_stopped() -> Iterator[None]:
 
 
 class Stopping:
-    """Whether this process was asked to stop, and whether it may be interrupted."""
+    """Whether this process was asked to stop, and whether it may be interrupted.
 
-    def __init__(self) -> None:
+    Args:
+        wanted: asked too.
+    """
+
+    def __init__(self, wanted: Callable[[], bool]) -> None:
         self.asked = threading.Event()
+        self._wanted = wanted
         self._writing = False
 
     @contextmanager
@@ -71,7 +76,7 @@ class Stopping:
 
     def by_any(self, accelerator: Accelerator) -> bool:
         """Whether any process was asked to stop."""
-        asked = self.asked.is_set()
+        asked = self.asked.is_set() or self._wanted()
         if accelerator.num_processes == 1:
             return asked
         return bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device), "sum") > 0)

@@ -21,6 +21,7 @@ import torch
 from ..config import RunConfig, to_dict
 from ..data.dataset import Batch
 from ..files import write_json
+from ..model.loaded import Loaded
 from ..model.sharding import whole
 from . import engine
 from .guards import Guards
@@ -32,6 +33,7 @@ from .preflight import check_files, check_folders
 from .report import Report, process_memory
 from .saving import find_state, lock_output, restore, save
 from .stopping import Stopping, kept_when_stopped
+from .watching import Watcher
 
 log = logging.getLogger(__name__)
 
@@ -48,18 +50,22 @@ class Result:
     """Mean loss of the last steps, at most 50."""
 
 
-def train(config: RunConfig, *, resume: bool = False) -> Result:
+def train(
+    config: RunConfig, *, resume: bool = False, loaded: Loaded | None = None, watcher: Watcher | None = None
+) -> Result:
     """Run a training from the configuration to the exported file.
 
     Args:
         config: the run.
         resume: go on from the newest complete state in `output`, if there is one.
+        loaded: take these in place of the base's and the motion module's files.
+        watcher: told how far the run has come; without one, the terminal is.
 
     Raises:
         FileNotFoundError, ValueError: what is configured cannot work.
         NonFinite: loss or gradients became infinite; the last good state is kept.
     """
-    run = Run(config, resume)
+    run = Run(config, resume, loaded, watcher)
     try:
         return run.loop()
     finally:
@@ -69,34 +75,38 @@ def train(config: RunConfig, *, resume: bool = False) -> Result:
 class Run:
     """One training run."""
 
-    def __init__(self, config: RunConfig, resume: bool) -> None:
+    def __init__(
+        self, config: RunConfig, resume: bool, loaded: Loaded | None, watcher: Watcher | None
+    ) -> None:
         self.config = config
+        self.watcher = watcher or Watcher()
         self.folder = Path(config.output)
         self.report: Report | None = None
-        self.stopping = Stopping()
+        self.stopping = Stopping(self.watcher.wants_stop)
         self.accelerator = engine.make_accelerator(config)
         # Asked at the end, when another run may have reset it.
         self.num_processes = self.accelerator.num_processes
         self._lock: IO | None = None
         try:
             with kept_when_stopped():
-                self._build(config, resume)
+                self._build(config, resume, loaded, on_terminal=watcher is None)
         except BaseException:
             self.close()
             raise
 
-    def _build(self, config: RunConfig, resume: bool) -> None:
+    def _build(self, config: RunConfig, resume: bool, loaded: Loaded | None, on_terminal: bool) -> None:
         check_folders(config)
         if self.accelerator.is_main_process:
             self._lock = lock_output(config)
         state = find_state(config, self.accelerator, resume)
-        check_files(config)
-        self.parts = build_parts(config, self.accelerator)
+        check_files(config, loaded is not None)
+        self.parts = build_parts(config, self.accelerator, loaded, self.watcher)
         if state is not None:
             restore(self.parts, state)
         self.guards = Guards(self.parts)
         describe(self.parts)
-        self.report = Report(self.folder, config.train.steps, self.parts.step, self.parts.main)
+        start, main = self.parts.step, self.parts.main
+        self.report = Report(self.folder, config.train.steps, start, main, on_terminal=on_terminal)
         if self.parts.main:
             write_json(self.folder / "config.json", to_dict(config))
 
@@ -107,13 +117,18 @@ class Run:
         with self.stopping.signals():
             if parts.step == 0:
                 look(parts, self.report)
-            while parts.step < end and not self.stopping.by_any(self.accelerator):
+            stop = self.stopping.by_any(self.accelerator)
+            while parts.step < end and not stop:
                 began = time.monotonic()
                 values = self.take_step(parts.step)
                 parts.step += 1
                 values["seconds"] = time.monotonic() - began
                 self.report.step(parts.step, values)
-                look(parts, self.report)
+                self.watcher.stepped(parts.step, values)
+                stop = self.stopping.by_any(self.accelerator)
+                if not stop:
+                    look(parts, self.report)
+                    stop = self.stopping.by_any(self.accelerator)
                 if parts.step % config.checkpoints.every == 0 or parts.step == steps:
                     with self.stopping.uninterrupted():
                         save(parts)
