@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import logging
 import sys
@@ -185,6 +186,43 @@ async def register_replacement(
             output_mapping=[{"new_idx": place, "old_idx": place} for place in range(MOST_OUTPUTS)],
         )
     )
+
+
+def forget_memory() -> None:
+    """Give memory back that nothing refers to any more: to the device, and on Linux to the system."""
+    gc.collect()
+    comfy.model_management.soft_empty_cache()
+
+
+HARMLESS_OBJECTS = {"manual_cast_dtype"}
+"""Object patches that change nothing but the type of computation."""
+
+
+def ways_beside_weights(model: comfy.model_patcher.ModelPatcher) -> list[str]:
+    """What changes a model's predictions and is not in its weights or patches of weights, a word for each.
+    Functions around guidance are not counted: they see a prediction, they do not make it."""
+    options = model.model_options.get("transformer_options", {})
+    tables = {
+        "injections": model.injections,
+        "additional models": model.additional_models,
+        "hooks": model.hook_patches,
+        "weight functions": model.weight_wrapper_patches,
+        "wrappers": {**_filled(model.wrappers), **_filled(options.get("wrappers", {}))},
+        "attention patches": _filled(options.get("patches", {})),
+        "attention replacements": _filled(options.get("patches_replace", {})),
+        "a model function wrapper": model.model_options.get("model_function_wrapper"),
+    }
+    objects = sorted(set(model.object_patches) - HARMLESS_OBJECTS)
+    return [*objects, *(word for word, table in tables.items() if table)]
+
+
+def _filled(table: dict) -> dict:
+    """Entries that hold something."""
+    return {
+        key: value
+        for key, value in table.items()
+        if value and any(value.values() if isinstance(value, dict) else value)
+    }
 
 
 def incumbent_is_on(patcher: comfy.model_patcher.ModelPatcher) -> bool:

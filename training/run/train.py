@@ -76,7 +76,11 @@ class Run:
     """One training run."""
 
     def __init__(
-        self, config: RunConfig, resume: bool, loaded: Loaded | None, watcher: Watcher | None
+        self,
+        config: RunConfig,
+        resume: bool,
+        loaded: Loaded | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         self.config = config
         self.watcher = watcher or Watcher()

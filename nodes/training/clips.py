@@ -1,0 +1,154 @@
+"""What is trained on, from a graph: a folder, or clips that other nodes hand over, with their captions."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import numpy as np
+import torch
+from PIL import Image
+
+
+def find_folder(text: str) -> Path:
+    """A folder by its absolute path or by its name in ComfyUI's input folder.
+
+    Raises:
+        ValueError: it is not there, or a relative path that leaves the input folder.
+    """
+    given = Path(text.strip()).expanduser()
+    root = Path(folder_paths.get_input_directory()).resolve()
+    path = (root / given).resolve()
+    if not given.is_absolute() and root not in (path, *path.parents):
+        raise ValueError(f"folder = {text!r} leads out of ComfyUI's input folder. Write its whole path.")
+    if not path.exists():
+        raise ValueError(
+            f"folder: there is nothing at {path}. Put the clips into a folder in {root} and write its name, "
+            "or write a whole path."
+        )
+    return path
+
+
+def stamp(path: Path) -> str:
+    """Changes when a file in a folder does, or comes, or goes; cheap, since no file is read."""
+    digest = hashlib.blake2b(digest_size=16)
+    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in found:
+        state = file.stat()
+        digest.update(f"{file}\0{state.st_size}\0{state.st_mtime_ns}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def caption_of_each(captions: Sequence[str], count: int) -> list[str]:
+    """Captions for clips that come without files.
+
+    Args:
+        captions: a caption per clip, or a single text: one for all, or a line per clip.
+        count: of clips.
+
+    Raises:
+        ValueError: neither one nor as many as there are clips.
+    """
+    texts = [text.strip() for text in captions]
+    if len(texts) == 1 and count != 1:
+        texts = [line.strip() for line in texts[0].splitlines() if line.strip()] or [""]
+    if len(texts) == 1:
+        return texts * count
+    if len(texts) != count:
+        raise ValueError(
+            f"captions: {len(texts)} captions for {count} clips. Give one for all, or one per clip."
+        )
+    return texts
+
+
+def sources(
+    folder: str, clips: Sequence[Any], captions: Sequence[str], fps: float, place: Path
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """What the trainer calls `data.sources`, and stamps of all that they hold.
+
+    Args:
+        folder: see :func:`find_folder`; empty: none.
+        clips: IMAGE batches (frames at ``fps``) and VIDEOs.
+        captions: see :func:`caption_of_each`; of a folder, one for all its files or none.
+        fps: frames per second that training sees.
+        place: folder for the frames of clips that lie in no file.
+
+    Raises:
+        ValueError: nothing to train on, or captions that do not fit.
+    """
+    found, stamps = [], []
+    if folder.strip():
+        path = find_folder(folder)
+        caption = " ".join(" ".join(captions).split()) if not clips else ""
+        found.append({"path": str(path), "caption": caption})
+        stamps.append(stamp(path))
+    for clip, caption in zip(clips, caption_of_each(captions, len(clips)) if clips else (), strict=True):
+        path, is_frames = _as_file(clip, fps, place)
+        found.append({"path": str(path), "caption": caption, "frame_folders": is_frames})
+        stamps.append(path.name if is_frames else stamp(path))
+    if not found:
+        raise ValueError("There is nothing to train on: write the name of a folder, or connect clips.")
+    return found, stamps
+
+
+def _as_file(clip: Any, fps: float, place: Path) -> tuple[Path, bool]:
+    """Where a clip lies, and whether as frames."""
+    if isinstance(clip, torch.Tensor):
+        return _write_frames(clip, place), True
+    if not hasattr(clip, "get_components"):
+        raise ValueError(f"clips got a {type(clip).__name__}, expected IMAGE batches or VIDEOs.")
+    source = clip.get_stream_source()
+    if isinstance(source, str) and not _is_cut(clip):
+        return Path(source), False
+    parts = clip.get_components()
+    return _write_frames(parts.images[_grid(len(parts.images), parts.frame_rate, fps)], place), True
+
+
+def _is_cut(video: Any) -> bool:
+    """Whether a VIDEO is a part of its file; older ones always are the whole."""
+    window = getattr(video, "get_active_trim_window", None)
+    return window is not None and tuple(window()) != (0.0, 0.0)
+
+
+def _grid(count: int, rate: Fraction | float, fps: float) -> list[int]:
+    """The frames that are on screen at the times of a grid.
+
+    Raises:
+        ValueError: slower than the grid, so that frames would repeat.
+    """
+    rate = float(rate)
+    if not fps:
+        return list(range(count))
+    if rate < fps:
+        raise ValueError(
+            f"clips: a VIDEO has {rate:g} frames per second, fewer than fps = {fps:g}. Lower fps to it."
+        )
+    chosen = [int(number * rate / fps + 0.1) for number in range(int(count * fps / rate) + 1)]
+    return [index for index in chosen if index < count]
+
+
+def _write_frames(images: torch.Tensor, place: Path) -> Path:
+    """Frames (F, height, width, 3), 0..1, as PNG in a folder whose name is their content."""
+    pixels = (images[..., :3].detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    content = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=12)
+    content.update(repr(pixels.shape).encode())
+    final = place / content.hexdigest()
+    if final.is_dir():
+        return final
+    temporary = place / f".{final.name}.{os.getpid()}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        (temporary / "frames").mkdir(parents=True)
+        for number, frame in enumerate(pixels):
+            Image.fromarray(frame, "RGB").save(temporary / "frames" / f"{number:05d}.png", compress_level=1)
+        os.replace(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return final
