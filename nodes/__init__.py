@@ -20,6 +20,8 @@ from .noise.free_init import FreeInitSampler
 from .noise.model_free_init import ModelFreeInit
 from .noise.model_noise import ModelNoise
 from .schedule.prompt_schedule import FloatSchedule, PromptSchedule
+from .training.preview import PreviewTrainingClips
+from .training.train import TrainDomainAdapter, TrainMotionLora, TrainMotionModule
 
 NODES: list[type[io.ComfyNode]] = [
     LoadMotionModule,
@@ -46,6 +48,10 @@ NODES: list[type[io.ComfyNode]] = [
     CameraPoses,
     CameraPosesFromText,
     CameraControl,
+    PreviewTrainingClips,
+    TrainMotionLora,
+    TrainDomainAdapter,
+    TrainMotionModule,
 ]
 
 

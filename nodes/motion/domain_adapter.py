@@ -7,6 +7,7 @@ module did not have to. In training alpha was 1; at inference it is dropped (0) 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import comfy.lora
 import torch
@@ -69,20 +70,31 @@ class ApplyDomainAdapter(io.ComfyNode):
     @classmethod
     def execute(cls, model: io.Model.Type, domain_adapter: str, alpha: float = 1.0) -> io.NodeOutput:
         check_inputs(cls, locals())
-        adapter = image_layers(read_lora(paths.full_path(paths.LORAS, domain_adapter)))
-        patches, unmatched = _match(model, adapter, alpha)
-        line = f"{domain_adapter} at alpha {alpha:g}: {len(patches)} of {len(adapter.layers)} layers"
-        line += left_out(adapter.ignored)
-        if unmatched:
-            line += f"; this model has no place for the others, such as {shown(unmatched[0])}"
-        logger.log(
-            logging.WARNING if unmatched or adapter.ignored else logging.INFO, "Domain adapter %s", line
-        )
+        path = paths.full_path(paths.LORAS, domain_adapter)
+        model, line = with_domain_adapter(model, path, domain_adapter, alpha)
         show_on_node(cls, line)
-        model = model.clone()
-        if alpha != 0.0:
-            model.add_patches(patches, alpha)
         return io.NodeOutput(model)
+
+
+def with_domain_adapter(
+    model: io.Model.Type, path: Path, name: str, alpha: float
+) -> tuple[io.Model.Type, str]:
+    """A clone of a model with the adapter of a file, and a line for the user.
+
+    Raises:
+        ValueError: the file is no adapter, or does not fit the model.
+    """
+    adapter = image_layers(read_lora(path))
+    patches, unmatched = _match(model, adapter, alpha)
+    line = f"{name} at alpha {alpha:g}: {len(patches)} of {len(adapter.layers)} layers"
+    line += left_out(adapter.ignored)
+    if unmatched:
+        line += f"; this model has no place for the others, such as {shown(unmatched[0])}"
+    logger.log(logging.WARNING if unmatched or adapter.ignored else logging.INFO, "Domain adapter %s", line)
+    model = model.clone()
+    if alpha != 0.0:
+        model.add_patches(patches, alpha)
+    return model, line
 
 
 def _match(model: io.Model.Type, adapter: LoraFile, alpha: float) -> tuple[dict[str, object], list[str]]:

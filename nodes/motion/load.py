@@ -79,12 +79,9 @@ class LoadMotionModule(io.ComfyNode):
         check_inputs(cls, locals())
         path = paths.full_path(paths.MOTION_MODULES, motion_module)
         file = open_motion_module(path, unet_groupnorm=None if groupnorm == "auto" else groupnorm)
-        patcher = _load(file)
-        logger.info("%s: %s", motion_module, file.config.describe())
-        for note in file.notes:
-            logger.warning("%s: %s", motion_module, note)
+        module = loaded_module(file, motion_module)
         show_on_node(cls, "\n".join([file.config.describe(), *file.notes]))
-        return io.NodeOutput(LoadedMotionModule(motion_module, file.config, patcher, lambda: _load(file)))
+        return io.NodeOutput(module)
 
 
 class LoadMotionLora(io.ComfyNode):
@@ -170,6 +167,20 @@ def chosen_loras(value: object) -> tuple[ChosenLora, ...]:
             "(FlipbookLoadMotionLora)."
         )
     return value
+
+
+def loaded_module(file: MotionFile, name: str) -> LoadedMotionModule:
+    """A motion module in memory, with what was found odd about its file in the log.
+
+    Args:
+        file: looked at.
+        name: of the file, for messages.
+    """
+    patcher = _load(file)
+    logger.info("%s: %s", name, file.config.describe())
+    for note in file.notes:
+        logger.warning("%s: %s", name, note)
+    return LoadedMotionModule(name, file.config, patcher, lambda: _load(file))
 
 
 def _load(file: MotionFile, disable_dynamic: bool = False) -> ModelPatcher:

@@ -27,8 +27,8 @@ def base_inputs(motion_module: io.Input | None) -> list[io.Input]:
         io.Model.Input(
             "model",
             tooltip=(
-                "The image model to train on. LoRAs on it take part; it is copied and stays as it is. Connect "
-                "it from before Apply Motion Module."
+                "The image model to train on. LoRAs on it take part; it is copied and stays as it is. "
+                "Connect it from before Apply Motion Module."
             ),
         ),
         io.Clip.Input("clip", tooltip="Encodes the captions."),
@@ -53,8 +53,8 @@ def clip_inputs(frames: bool) -> list[io.Input]:
             "folder",
             default="",
             tooltip=(
-                "Folder of videos and animated pictures: its name in ComfyUI's input folder, or a whole path. "
-                "Captions stand in a .txt beside each file. May stay empty if clips are connected."
+                "Folder of videos and animated pictures: its name in ComfyUI's input folder, or a whole "
+                "path. Captions stand in a .txt beside each file. May stay empty if clips are connected."
             ),
         ),
         io.Int.Input("width", default=256, min=64, max=2048, step=8, tooltip="Pixels that training sees."),
@@ -272,6 +272,6 @@ def _refuse_closed(wanted: dict[str, Any]) -> None:
     name = optimizer.get("name", "") if isinstance(optimizer, dict) else ""
     if "." in str(name):
         raise ValueError(
-            f"settings: optimizer.name = {name!r} is an import path, which a graph may not name: it runs code. "
-            "Choose a plain name such as AdamW or Prodigy."
+            f"settings: optimizer.name = {name!r} is an import path, which a graph may not name: it runs "
+            "code. Choose a plain name such as AdamW or Prodigy."
         )
