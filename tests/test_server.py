@@ -1,8 +1,13 @@
 """The whole way, as a browser goes it: a real ComfyUI server, this pack, a small checkpoint, an animation."""
 
 import io
+import json
+import statistics
 import subprocess
 import sys
+import threading
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,7 @@ from animatediff_flipbook.demo.base_directory import prepare_base
 from animatediff_flipbook.demo.server import ComfyServer, PromptError
 from animatediff_flipbook.tests.browser.incumbent_graph import OLD_TYPES, old_graph
 from comfy_api.latest import io as comfy_io
+from animatediff_flipbook.tests.support_clips import fill
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -210,3 +216,87 @@ def test_what_does_not_map_one_to_one_stays_missing(server):
     with pytest.raises(PromptError) as error:
         server.run(old)
     assert error.value.kind == "rejected" and "ADE_AnimateDiffLoRALoader" in str(error.value.details)
+
+
+# -- training in the graph; last, because it loads what a test above looks for --
+
+
+def training(seed=1, steps=40, clips="squares", **changes):
+    """The graph above with a MotionLoRA that is trained in it, at full strength."""
+    graph = prompt(seed=seed)
+    inputs = {"folder": clips, "width": 64, "height": 64, "frames": 4, "fps": 8.0, "camera": "zoom_in"}
+    inputs |= {"camera_speed": 0.4, "name": "zoom", "steps": steps, "rank": 4, "learning_rate": 0.01}
+    inputs |= {"batch_size": 1, "seed": 7, "save_every": 10, "sample_prompt": "a red circle"}
+    inputs |= {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "motion_module": ["2", 0]}
+    inputs |= {"settings": "samples.steps = 2", **changes}
+    graph["10"] = {"class_type": "FlipbookTrainMotionLora", "inputs": inputs}
+    graph["3"]["inputs"]["motion_lora"] = ["10", 0]
+    return graph
+
+
+@contextmanager
+def asked_all_the_time(server):
+    """Seconds that the server takes to answer /queue, from a thread of their own."""
+    seconds, stop = [], threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            began = time.monotonic()
+            server.get("/queue")
+            seconds.append(time.monotonic() - began)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield seconds
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_motion_lora_is_trained_in_the_graph_cancelled_resumed_and_used(server):
+    fill(server.base_directory / "input" / "squares")
+    plain = frames_of(server.view(server.run(prompt(seed=30)).files[0]))
+
+    def stop(kind, data):
+        if kind == "progress" and data.get("node") == "10" and data["max"] == 40 and data["value"] >= 5:
+            server.interrupt()
+
+    with asked_all_the_time(server) as seconds:
+        with pytest.raises(PromptError) as error:
+            server.run(training(seed=30), on_event=stop)
+        assert error.value.kind == "interrupted"
+        (run,) = (server.base_directory / "output" / "flipbook_training").glob("zoom-*")
+        (state,) = (run / "checkpoints").iterdir()
+        reached = json.loads((state / "state.json").read_text())["step"]
+        assert 5 <= reached <= 12, "saved within a step of the word, which takes its way here and back"
+        history = server.run(training(seed=30))
+    assert history.status == "success"
+    steps = [value for value, most in history.progress("10") if most == 40]
+    assert min(steps) == reached + 1 and max(steps) == 40, "goes on, and does not begin again"
+    print(f"/queue answered {len(seconds)} times, at most in {max(seconds):.3f} s")
+    assert max(seconds) < 0.5
+    assert statistics.median(seconds) < 0.1
+    assert (server.base_directory / "models" / "animatediff_motion_lora" / "zoom.safetensors").is_file()
+    (picture, clip) = history.outputs["10"]["images"]
+    assert (picture["filename"], clip["filename"]) == ("loss.png", "step-00000040-00.webp")
+    animation = next(file for file in history.files if file.node_id == "9")
+    assert frames_of(server.view(animation)) != plain, "it moves otherwise with the LoRA"
+    again = server.run(training(seed=31))
+    assert "10" not in again.executed(), "the same inputs are answered from the cache"
+    server.free()
+    assert frames_of(server.view(server.run(prompt(seed=30)).files[0])) == plain
+
+
+def test_training_gives_its_memory_back(server):
+    """Of the second run on: the first has brought the trainer's packages in."""
+    import psutil
+
+    process = psutil.Process(server.pid)
+    server.run(training(seed=30, steps=6, name="warm"))
+    before = process.memory_info().rss
+    server.run(training(seed=30, steps=6, name="other", learning_rate=0.02))
+    after = process.memory_info().rss
+    print(f"resident memory {before / 2**20:.0f} MiB before, {after / 2**20:.0f} MiB after")
+    assert after < 1.02 * before

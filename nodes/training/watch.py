@@ -30,6 +30,8 @@ class GraphWatch:
         steps: in all.
     """
 
+    interrupts = (comfy.model_management.InterruptProcessingException,)
+
     def __init__(self, node_id: str | None, folder: Path, steps: int) -> None:
         self._node, self._folder, self._steps = node_id, folder, steps
         self._bar = comfy.utils.ProgressBar(steps, node_id)
@@ -70,6 +72,10 @@ class GraphWatch:
         curve = draw_curve(read_losses(self._folder), self._steps)
         self._move(step, self._steps, ("JPEG", with_frames(curve, self._frames), None))
 
+    def interrupted(self) -> None:
+        """A layer of ComfyUI has raised, which each does once the user has cancelled."""
+        self._cancelled = True
+
     def wants_stop(self) -> bool:
         """Whether the user has cancelled."""
         return self._cancelled or comfy.model_management.processing_interrupted()
@@ -78,7 +84,7 @@ class GraphWatch:
         """The bar raises when the user has cancelled; a run first saves what it has."""
         try:
             self._bar.update_absolute(done, total, picture)
-        except comfy.model_management.InterruptProcessingException:
+        except self.interrupts:
             self._cancelled = True
 
     def _show(self, line: str, always: bool = False) -> None:

@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
+from animatediff_flipbook.tests.support_clips import moving_square, write_mp4
 from animatediff_flipbook.training import config as configuration
 from animatediff_flipbook.training.run.train import train
 
@@ -21,31 +21,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def write_mp4(path: Path, frames: np.ndarray, fps: int = 8) -> None:
-    """``frames`` (F, height, width, 3) uint8."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=fps)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt, stream.bit_rate = "yuv420p", 4_000_000
-        for frame in frames:
-            container.mux(
-                stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"))
-            )
-        container.mux(stream.encode())
-
-
-def moving_square(seed: int, num_frames: int = 8, size: int = 64) -> np.ndarray:
-    """A square on a flat ground, moving to the right: (F, size, size, 3) uint8."""
-    rng = np.random.default_rng(seed)
-    frames = np.empty((num_frames, size, size, 3), np.uint8)
-    frames[:] = rng.integers(0, 120, 3)
-    colour, top = rng.integers(120, 255, 3), int(rng.integers(0, size - 16))
-    for index in range(num_frames):
-        left = 2 + index * (size - 20) // num_frames
-        frames[index, top : top + 16, left : left + 16] = colour
-    return frames
 
 
 @pytest.fixture(scope="session")

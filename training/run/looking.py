@@ -33,6 +33,11 @@ def _go_on(parts: Parts) -> None:
         raise Unfinished
 
 
+def _heard(parts: Parts, error: Exception) -> None:
+    if not isinstance(error, Unfinished):
+        parts.watcher.interrupted()
+
+
 def look(parts: Parts, report: Report) -> None:
     """Validation, samples and intermediate exports that are due."""
     config, step = parts.config, parts.step
@@ -42,7 +47,8 @@ def look(parts: Parts, report: Report) -> None:
         try:
             with parts.result_weights(), torch.no_grad():
                 values = validate(parts)
-        except Unfinished:
+        except (Unfinished, *parts.watcher.interrupts) as error:
+            _heard(parts, error)
             return
         report.values(step, values)
         log.info("step %d  validation loss %.5f", step, values["validation/loss"])
@@ -83,7 +89,8 @@ def _render(parts: Parts, report: Report) -> None:
                 cfg=samples.cfg,
                 seed=samples.seed + number,
             )
-        except Unfinished:
+        except (Unfinished, *parts.watcher.interrupts) as error:
+            _heard(parts, error)
             break
         if not parts.main:
             continue

@@ -124,7 +124,11 @@ class Run:
             stop = self.stopping.by_any(self.accelerator)
             while parts.step < end and not stop:
                 began = time.monotonic()
-                values = self.take_step(parts.step)
+                try:
+                    values = self.take_step(parts.step)
+                except self.watcher.interrupts:
+                    self.watcher.interrupted()
+                    break
                 parts.step += 1
                 values["seconds"] = time.monotonic() - began
                 self.report.step(parts.step, values)

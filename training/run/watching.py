@@ -10,6 +10,13 @@ from PIL import Image
 class Watcher:
     """Is told how far a run has come. This one is told and does nothing."""
 
+    interrupts: tuple[type[BaseException], ...] = ()
+    """What a layer may raise in the middle of a step when the run is to end. ComfyUI's do: the step is given
+    up, and what was done before is saved."""
+
+    def interrupted(self) -> None:
+        """One of them was raised, and will not be raised again."""
+
     def encoded(self, what: str, done: int, total: int) -> None:
         """So much is encoded."""
 

@@ -1,12 +1,9 @@
 """A graph's inputs that train in a second: the tiny family as ComfyUI loads it, six real clips, 64x64."""
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import comfy.sd
 import folder_paths
-import numpy as np
 import pytest
 import torch
 from animatediff_flipbook.motion_core.files.checkpoint import open_motion_module, save_motion_module
@@ -15,25 +12,7 @@ from animatediff_flipbook.motion_core.module.model import MotionModel
 from animatediff_flipbook.nodes.motion.load import loaded_module
 from animatediff_flipbook.nodes.paths import register_folders
 from animatediff_flipbook.nodes.training import train as nodes
-from animatediff_flipbook.tests.training.conftest import moving_square, write_mp4
-from PIL import Image
-
-ROOT = Path(__file__).resolve().parents[3]
-
-
-def fill(folder: Path) -> Path:
-    """Three videos and three animated pictures of 8 frames at 8 per second, with captions."""
-    folder.mkdir(parents=True)
-    for number in range(6):
-        frames = moving_square(number)
-        if number % 2:
-            write_mp4(folder / f"clip{number}.mp4", frames)
-        else:
-            first, *others = map(Image.fromarray, frames)
-            where = folder / f"clip{number}.webp"
-            first.save(where, save_all=True, append_images=others, duration=125, lossless=True)
-        (folder / f"clip{number}.txt").write_text(f"a red square {number}")
-    return folder
+from animatediff_flipbook.tests.support_clips import fill
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,9 +35,7 @@ def files(tmp_path_factory):
     for weight in motion.parameters():
         torch.nn.init.normal_(weight, std=0.1)
     save_motion_module(folder / "tiny_mm.safetensors", motion)
-    return SimpleNamespace(
-        checkpoint=folder / "tiny.safetensors", motion=folder / "tiny_mm.safetensors"
-    )
+    return SimpleNamespace(checkpoint=folder / "tiny.safetensors", motion=folder / "tiny_mm.safetensors")
 
 
 @pytest.fixture
