@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 import logging
 import sys
@@ -186,12 +185,6 @@ async def register_replacement(
             output_mapping=[{"new_idx": place, "old_idx": place} for place in range(MOST_OUTPUTS)],
         )
     )
-
-
-def forget_memory() -> None:
-    """Give memory back that nothing refers to any more: to the device, and on Linux to the system."""
-    gc.collect()
-    comfy.model_management.soft_empty_cache()
 
 
 HARMLESS_OBJECTS = {"manual_cast_dtype"}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ..compat import forget_memory, ways_beside_weights
+from ..compat import ways_beside_weights
 from ..types import LoadedMotionModule
 
 
@@ -35,7 +35,7 @@ def loaded_base(model: ModelPatcher, clip: Any, vae: Any, motion_module: LoadedM
             )
         motion = motion_module.patcher.model
     comfy.model_management.unload_all_models()
-    forget_memory()
+    comfy.model_management.soft_empty_cache()
     parts = [*patched(model), *patched(clip.patcher), clip.layer_idx, vae.first_stage_model.state_dict()]
     if motion is not None:
         parts += [repr(motion_module.config), motion.state_dict()]
@@ -81,4 +81,4 @@ def training_mode() -> Iterator[None]:
         np.random.set_state(numpy_state)
         torch.set_num_threads(threads)
         matmul.allow_tf32, cudnn.allow_tf32 = switches
-        forget_memory()
+        comfy.model_management.soft_empty_cache()

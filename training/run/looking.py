@@ -89,12 +89,12 @@ def _render(parts: Parts, report: Report) -> None:
                 cfg=samples.cfg,
                 seed=samples.seed + number,
             )
+            frames = to_images(parts.denoiser.base.decode_latents(latents)) if parts.main else []
         except (Unfinished, *parts.watcher.interrupts) as error:
             _heard(parts, error)
             break
         if not parts.main:
             continue
-        frames = to_images(parts.denoiser.base.decode_latents(latents))
         fps = (config.data.fps or 8.0) / config.data.stride
         save_animation(samples_of(config) / f"step-{step:08d}-{number:02d}.webp", frames, fps)
         report.animation(step, f"samples/{number:02d}", frames, round(1000 / fps))

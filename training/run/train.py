@@ -28,7 +28,7 @@ from .guards import Guards
 from .looking import export, look
 from .objective import bin_of
 from .optimizing import learning_rate, set_learning_rate
-from .parts import build_parts, describe
+from .parts import Parts, build_parts, describe
 from .preflight import check_files, check_folders
 from .report import Report, process_memory
 from .saving import find_state, lock_output, restore, save
@@ -86,6 +86,8 @@ class Run:
         self.watcher = watcher or Watcher()
         self.folder = Path(config.output)
         self.report: Report | None = None
+        self.parts: Parts | None = None
+        self.guards: Guards | None = None
         self.stopping = Stopping(self.watcher.wants_stop)
         self.accelerator = engine.make_accelerator(config)
         # Asked at the end, when another run may have reset it.
@@ -207,6 +209,8 @@ class Run:
         """Flush logs and let go of memory."""
         if self.report is not None:
             self.report.close()
+        # What accelerate has wrapped refers to itself; it is collected when nothing else refers to it.
+        self.parts = self.guards = None
         engine.close(self.accelerator, self.num_processes)
         if self._lock is not None:
             self._lock.close()
