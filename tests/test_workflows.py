@@ -21,6 +21,7 @@ from animatediff_flipbook.nodes import NODES
 from animatediff_flipbook.nodes.paths import register_folders
 from animatediff_flipbook.tests.browser.frontend import Frontend, browser_path
 from animatediff_flipbook.tests.browser.incumbent_graph import OLD_TYPES, old_graph
+from animatediff_flipbook.tests.support_clips import fill
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +37,16 @@ SMALL = {
     "BasicScheduler.steps": 2,
     "FlipbookContextSampler.steps": 2,
     "FlipbookFreeInitSampler.steps": 2,
+    "FlipbookPreviewTrainingClips.width": 64,
+    "FlipbookPreviewTrainingClips.height": 64,
+    "FlipbookPreviewTrainingClips.frames": 4,
+    **{
+        f"FlipbookTrain{kind}.{name}": value
+        for kind in ("MotionLora", "DomainAdapter", "MotionModule")
+        for name, value in {"width": 64, "height": 64, "steps": 2, "sample_prompt": ""}.items()
+    },
+    "FlipbookTrainMotionLora.frames": 4,
+    "FlipbookTrainMotionModule.frames": 4,
 }
 FILE_WIDGETS = (
     *("ckpt_name", "lora_name", "motion_module", "motion_lora", "domain_adapter"),
@@ -267,6 +278,7 @@ def server(tmp_path_factory):
     models = write_models(folder)
     packs = {"animatediff-flipbook": ROOT, "tiny-family": ROOT / "demo" / "tiny_family"}
     base = prepare_base(folder / "base", packs, models)
+    fill(base / "input" / "clips")
     wait_for = tuple(node.GET_SCHEMA().node_id for node in NODES)
     with ComfyServer(
         Path(folder_paths.base_path),
@@ -337,7 +349,9 @@ def test_server_renders_it(server, path):
     assert history.status == "success"
     (saved,) = [file for file in history.files if file.type == "output"]  # others are previews
     frames = [
-        n["inputs"]["batch_size"] for n in read(API_FORMS / path.name).values() if "batch_size" in n["inputs"]
+        n["inputs"]["batch_size"]
+        for n in read(API_FORMS / path.name).values()
+        if n["class_type"] == "EmptyLatentImage"
     ]
     assert frames_of(saved.path) == max(frames), "a graph may paint a single picture first"
 

@@ -171,14 +171,16 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _shown(folder: Path) -> list[dict[str, str]]:
-    """Pictures of a run as ComfyUI's page finds them."""
-    root = Path(folder_paths.get_output_directory())
+    """Pictures of a run, copied to where ComfyUI's page finds previews."""
+    temp = Path(folder_paths.get_temp_directory())
+    temp.mkdir(parents=True, exist_ok=True)
     clips = sorted((folder / "samples").glob("step-*.webp"))
-    files = [folder / "loss.png", *clips[-1:]]
-    return [
-        {"filename": file.name, "subfolder": file.parent.relative_to(root).as_posix(), "type": "output"}
-        for file in files
-    ]
+    shown = []
+    for file in [folder / "loss.png", *clips[-1:]]:
+        name = f"{folder.name}-{file.name}"
+        shutil.copyfile(file, temp / name)
+        shown.append({"filename": name, "subfolder": "", "type": "temp"})
+    return shown
 
 
 def pixels_of(frames: list[Image.Image]) -> torch.Tensor:

@@ -121,7 +121,15 @@ def loop_inputs(
             tooltip="Peak learning rate.",
         ),
         io.Int.Input("batch_size", default=batch, min=1, max=256, tooltip="Clips per step."),
-        io.Int.Input("seed", default=42, min=0, max=2**32 - 1, tooltip="Of everything random."),
+        # The page would draw another seed for each run, and with it begin another training.
+        io.Int.Input(
+            "seed",
+            default=42,
+            min=0,
+            max=2**32 - 1,
+            control_after_generate=False,
+            tooltip="Of everything random.",
+        ),
         io.Int.Input(
             "save_every",
             default=100,

@@ -74,6 +74,8 @@ def test_execute_takes_every_declared_input_as_a_keyword(node, model_folders):
     import inspect
 
     parameters = inspect.signature(node.execute).parameters
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+        return  # takes them all
     for part in node.GET_SCHEMA().inputs:
         assert part.id in parameters
         if part.optional:
