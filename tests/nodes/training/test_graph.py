@@ -1,0 +1,178 @@
+"""What a graph brings along, and what it may not: patches, other nodes' clips, settings, missing packages."""
+
+import comfy.model_management
+import numpy as np
+import pytest
+import torch
+from animatediff_flipbook.nodes.training import extras, runs
+from animatediff_flipbook.nodes.training.clips import caption_of_each, find_folder, sources
+from animatediff_flipbook.nodes.training.preview import PreviewTrainingClips
+from animatediff_flipbook.tests.support_clips import moving_square, write_mp4
+from PIL import Image
+from safetensors.torch import load_file
+
+
+def with_random_patch(model):
+    """A clone with a LoRA-like difference on one layer."""
+    key = next(name for name in model.model.state_dict() if name.endswith("attn1.to_q.weight"))
+    patched = model.clone()
+    shape = model.model.state_dict()[key].shape
+    patched.add_patches({key: ("diff", (torch.randn(shape),))}, 0.5)
+    return patched, key
+
+
+def test_patches_are_in_the_copy_by_comfyuis_arithmetic_and_not_in_the_model(graph):
+    from animatediff_flipbook.nodes.training.base import loaded_base
+    from animatediff_flipbook.training.model.loaded import copy_of_unet
+
+    patched, key = with_random_patch(graph.model)
+    before = graph.model.model.state_dict()[key].clone()
+    with torch.inference_mode():
+        plain = loaded_base(graph.model, graph.clip, graph.vae, None)
+        comfy.model_management.load_models_gpu([patched])
+        wanted = {k: v.clone() for k, v in graph.model.model.diffusion_model.state_dict().items()}
+        loaded = loaded_base(patched, graph.clip, graph.vae, None)
+        assert torch.equal(graph.model.model.state_dict()[key], before), "not in memory any more"
+        with torch.inference_mode(False):
+            copy = copy_of_unet(loaded.model, torch.float32, torch.device("cpu"), torch.nn)
+    found = copy.state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert not torch.equal(found[key.removeprefix("diffusion_model.")], before)
+    assert loaded.fingerprint != plain.fingerprint, "another run"
+    assert not any(weight.is_inference() for weight in copy.parameters())
+
+
+def test_what_works_beside_the_weights_is_refused(graph, run):
+    patched = graph.model.clone()
+    patched.add_object_patch("model_sampling", graph.model.get_model_object("model_sampling"))
+    with pytest.raises(ValueError, match="model_sampling.*before that node"):
+        run(model=patched)
+    patched = graph.model.clone()
+    patched.set_model_attn2_patch(lambda q, k, v, extra: (q, k, v))
+    with pytest.raises(ValueError, match="attention patches"):
+        run(model=patched)
+
+
+def test_a_finished_run_is_found_and_no_file_is_overwritten(graph, run, monkeypatch):
+    first = run()
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "_run", lambda *_: pytest.fail("trained again"))
+        assert run().args[-3] == first.args[-3] == "my_motion_lora.safetensors"
+    folder = graph.place / "models" / "animatediff_motion_lora"
+    before = (folder / "my_motion_lora.safetensors").read_bytes()
+    other = run(learning_rate=5e-3)
+    assert other.args[-3] == "my_motion_lora_2.safetensors"
+    assert (folder / "my_motion_lora.safetensors").read_bytes() == before
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_cancelled_anywhere_and_resumed_it_is_as_if_it_had_not_been(graph, run):
+    whole = load_file(graph.place / "models" / "animatediff_motion_lora" / run(name="whole").args[-3])
+    again = graph.place / "again"
+    runs_folder = graph.place / "output" / runs.PLACE
+    runs_folder.rename(again)
+
+    class Cancelling(runs.GraphWatch):
+        def stepped(self, step, values):
+            super().stepped(step, values)
+            if step == 1:
+                comfy.model_management.interrupt_current_processing(True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "GraphWatch", Cancelling)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            run(name="whole")
+    assert not comfy.model_management.processing_interrupted()
+    assert [path.name for path in runs_folder.glob("*/checkpoints/*")] == ["step-00000001"]
+    resumed = load_file(graph.place / "models" / "animatediff_motion_lora" / run(name="whole").args[-3])
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_image_batches_are_trained_as_they_are(graph, run, tmp_path):
+    batch = torch.from_numpy(moving_square(3)).float() / 255
+    found, _ = sources("", [batch], ["a square"], 8.0, tmp_path / "clips")
+    frames = sorted((tmp_path / "clips").rglob("*.png"))
+    assert len(frames) == 8
+    assert all(np.array_equal(np.array(Image.open(f)), moving_square(3)[n]) for n, f in enumerate(frames))
+    assert found[0]["caption"] == "a square"
+    output = run(folder="", clips=[batch, batch.flip(0)], captions=["to the right", "to the left"], steps=2)
+    assert len(output.args[-1]["loss"]) == 2
+
+
+def test_videos_of_core_are_read_from_their_files(tmp_path):
+    from comfy_api.latest import InputImpl
+
+    write_mp4(tmp_path / "a.mp4", moving_square(0, 24), fps=24)
+    found, _ = sources("", [InputImpl.VideoFromFile(str(tmp_path / "a.mp4"))], ["x"], 8.0, tmp_path)
+    assert found == [{"path": str(tmp_path / "a.mp4"), "caption": "x", "frame_folders": False}]
+
+
+def test_captions_go_with_clips():
+    assert caption_of_each(["one"], 3) == ["one"] * 3
+    assert caption_of_each(["a\n\nb"], 2) == ["a", "b"]
+    assert caption_of_each([""], 2) == ["", ""]
+    with pytest.raises(ValueError, match="2 captions for 3 clips"):
+        caption_of_each(["a\nb"], 3)
+
+
+def test_folders_are_looked_for_in_the_input_folder(graph):
+    assert find_folder("squares") == (graph.place / "input" / "squares").resolve()
+    assert find_folder(str(graph.place)) == graph.place.resolve()
+    with pytest.raises(ValueError, match="leads out of ComfyUI's input folder"):
+        find_folder("../output")
+    with pytest.raises(ValueError, match="there is nothing at"):
+        find_folder("gone")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ('output = "elsewhere"', "output is the node's to decide"),
+        ("base.custom_nodes = ['x']", "base.custom_nodes is the node's to decide"),
+        ("[data]\nsources = []", "data.sources is the node's to decide"),
+        ('optimizer.name = "os.system"', "import path, which a graph may not name"),
+        ("lora.rnak = 3", "Unknown key 'lora.rnak'. Did you mean 'rank'"),
+        ("lora.rank = ", "not valid TOML"),
+        ("data = 3", "data must be a table"),
+    ],
+)
+def test_settings_that_a_graph_may_not_make(run, settings, words):
+    with pytest.raises(ValueError, match=words):
+        run(settings=settings)
+
+
+def test_a_name_is_no_path(run):
+    with pytest.raises(ValueError, match="plain file name"):
+        run(name="../../evil")
+
+
+def test_missing_packages_are_named_with_the_command(run, monkeypatch):
+    monkeypatch.setattr(extras, "NEEDED", ("accelerate", "no_such_package_here"))
+    with pytest.raises(ValueError, match=r"\(no_such_package_here\).*-m pip install -e \".*\[train\]\""):
+        run()
+
+
+def test_preview_shows_what_training_cuts(graph, run):
+    output = run(PreviewTrainingClips, camera="zoom_in", camera_speed=0.4, most=3)
+    clips, picture, count = output.args
+    assert clips.shape == (3 * 4, 64, 64, 3)
+    assert picture.shape[0] == 1 and count == 6
+    from animatediff_flipbook.training.config import from_dict
+    from animatediff_flipbook.training.data.media import list_media
+    from animatediff_flipbook.training.data.tracks import tracks_of_file
+
+    data = {"sources": [{"path": str(graph.place / "input" / "squares")}], "frames": 4, "fps": 8.0}
+    config = from_dict(
+        {
+            "stage": "motion_module",
+            "name": "x",
+            "output": "x",
+            "base": {"checkpoint": "x"},
+            "data": data | {"resolutions": [[64, 64]]},
+            "camera": {"direction": "zoom_in", "speed": 0.4},
+        }
+    )
+    file = list_media(config.data.sources, config.data)[0]
+    pixels = tracks_of_file(file, "any", config).tracks[0][2]
+    assert torch.equal((clips[:4] * 255).round().to(torch.uint8), torch.from_numpy(pixels))
