@@ -123,6 +123,7 @@ def _run(node: type[io.ComfyNode], config: Any, loaded: Any, folder: Path) -> Pa
             file = None
     if file is None and watch.wants_stop():
         logger.info("Training was cancelled; %s has what was done, and the same inputs go on", folder)
+        comfy.model_management.interrupt_current_processing(False)  # heard; as ComfyUI's own raising does
         raise comfy.model_management.InterruptProcessingException
     if file is None:
         raise ValueError(

@@ -1,6 +1,7 @@
 """What a graph brings along, and what it may not: patches, other nodes' clips, settings, missing packages."""
 
 import comfy.model_management
+import comfy.ops
 import numpy as np
 import pytest
 import torch
@@ -25,6 +26,8 @@ def test_patches_are_in_the_copy_by_comfyuis_arithmetic_and_not_in_the_model(gra
     from animatediff_flipbook.nodes.training.base import loaded_base
     from animatediff_flipbook.training.model.loaded import copy_of_unet
 
+    layers = comfy.ops.disable_weight_init
+
     patched, key = with_random_patch(graph.model)
     before = graph.model.model.state_dict()[key].clone()
     with torch.inference_mode():
@@ -34,7 +37,7 @@ def test_patches_are_in_the_copy_by_comfyuis_arithmetic_and_not_in_the_model(gra
         loaded = loaded_base(patched, graph.clip, graph.vae, None)
         assert torch.equal(graph.model.model.state_dict()[key], before), "not in memory any more"
         with torch.inference_mode(False):
-            copy = copy_of_unet(loaded.model, torch.float32, torch.device("cpu"), torch.nn)
+            copy = copy_of_unet(loaded.model, torch.float32, torch.device("cpu"), layers)
     found = copy.state_dict()
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
