@@ -15,8 +15,8 @@ import torch
 from animatediff_flipbook.demo.base_directory import prepare_base
 from animatediff_flipbook.demo.server import ComfyServer, PromptError
 from animatediff_flipbook.tests.browser.incumbent_graph import OLD_TYPES, old_graph
-from comfy_api.latest import io as comfy_io
 from animatediff_flipbook.tests.support_clips import fill
+from comfy_api.latest import io as comfy_io
 from PIL import Image
 from safetensors.torch import save_file
 
