@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -263,8 +264,6 @@ def test_a_motion_lora_is_trained_in_the_graph_cancelled_resumed_and_used(server
         if kind == "progress" and data.get("node") == "10" and data["max"] == 40 and data["value"] >= 5:
             server.interrupt()
 
-    with asked_all_the_time(server) as usual:
-        server.run(prompt(seed=32, steps=20))
     with asked_all_the_time(server) as seconds:
         with pytest.raises(PromptError) as error:
             server.run(training(seed=30), on_event=stop)
@@ -277,11 +276,11 @@ def test_a_motion_lora_is_trained_in_the_graph_cancelled_resumed_and_used(server
     assert history.status == "success"
     steps = [value for value, most in history.progress("10") if most == 40]
     assert min(steps) == reached + 1 and max(steps) == 40, "goes on, and does not begin again"
-    longest, plainly = max(seconds), max(usual)
-    print(f"/queue answered {len(seconds)} times in at most {longest:.3f} s, while sampling {plainly:.3f} s")
-    # Half a second; on a machine that is busy with other things, as many times more as sampling takes there.
-    assert statistics.quantiles(seconds, n=100)[97] < max(0.5, 2 * plainly)
-    assert longest < max(0.5, 5 * plainly)
+    # Longer by as much as other processes wait for each core of this machine.
+    longest, busy = max(seconds), max(1.0, os.getloadavg()[0] / os.cpu_count())
+    print(f"/queue answered {len(seconds)} times in at most {longest:.3f} s, {busy:.1f} processes a core")
+    assert longest < 0.5 * busy
+    assert statistics.median(seconds) < 0.1
     assert (server.base_directory / "models" / "animatediff_motion_lora" / "zoom.safetensors").is_file()
     (picture, clip) = history.outputs["10"]["images"]
     assert picture["filename"].endswith("-loss.png")
