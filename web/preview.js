@@ -40,7 +40,7 @@ class Player {
             while (this.waiting && !this.ended) {
                 const { image, frames, columns } = this.waiting;
                 this.waiting = null;
-                const sheet = await (await fetch(`data:image/jpeg;base64,${image}`)).blob();
+                const sheet = await blobOf(`data:image/jpeg;base64,${image}`);
                 const cells = style() === "contact sheet" ? [sheet] : await cut(sheet, frames, columns);
                 if (this.ended) return;
                 this.frames = cells;
@@ -88,10 +88,15 @@ async function cut(sheet, count, columns) {
     for (let number = 0; number < count; number++) {
         const [left, top] = [(number % columns) * width, Math.floor(number / columns) * height];
         context.drawImage(picture, left, top, width, height, 0, 0, canvas.width, canvas.height);
-        frames.push(await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.9)));
+        // Not toBlob: browsers do that when they are idle, which a page that draws all the time hardly is.
+        frames.push(await blobOf(canvas.toDataURL("image/jpeg", 0.9)));
     }
     picture.close();
     return frames;
+}
+
+async function blobOf(address) {
+    return (await fetch(address)).blob();
 }
 
 /** Addresses of the previews that a node of the root graph shows. */
