@@ -193,6 +193,8 @@ class CameraControl(io.ComfyNode):
         previous: tuple[Control, ...] | None = None,
         strength_values: object = None,
     ) -> io.NodeOutput:
+        listed = isinstance(strength, list | tuple | torch.Tensor)
+        check_inputs(cls, {**locals(), "strength": 1.0} if listed else locals())
         if not isinstance(camera_control, LoadedCameraControl):
             raise ValueError(
                 f"The camera_control input got a {type(camera_control).__name__}. Connect Load Camera "

@@ -155,7 +155,7 @@ class ApplyMotionModule(io.ComfyNode):
     ) -> io.NodeOutput:
         # A FLOAT link may carry a list: then it is a value for each frame.
         given = {"scale": scale, "effect": effect}
-        lists = {name: 1.0 for name, value in given.items() if isinstance(value, Sequence | torch.Tensor)}
+        lists = {name: 1.0 for name, value in given.items() if isinstance(value, list | tuple | torch.Tensor)}
         check_inputs(cls, {**locals(), **lists})
         amount = times(_value("scale", scale), _value("scale_values", scale_values))
         share = times(_value("effect", effect), _value("effect_values", effect_values))
