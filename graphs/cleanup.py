@@ -141,23 +141,6 @@ def _is_shown(level: Level, entry: object) -> bool:
     return not kind.startswith("Flipbook") or entry[1] in widget_names(kind)
 
 
-def report_group_nodes(job: Job) -> None:
-    """Group nodes keep what they hold: their makers must take them apart first."""
-    for level in job.world.levels:
-        extra = level.raw.get("extra")
-        groups = extra.get("groupNodes") if isinstance(extra, dict) and not level.is_prompt else None
-        for name, group in (groups if isinstance(groups, dict) else {}).items():
-            inside = group.get("nodes") if isinstance(group, dict) else None
-            kinds = {one.get("type") for one in inside or () if isinstance(one, dict)}
-            if not kinds & set(OLD_NODES):
-                continue
-            for node in level.ids():
-                if level.type(node) in (f"workflow/{name}", f"workflow>{name}"):
-                    text = "This group node holds AnimateDiff nodes, which stay as they are. Right-click it, "
-                    text += "choose Convert to nodes (or to a subgraph), and convert the graph again."
-                    job.say("left", level, node, text)
-
-
 def report_left(job: Job) -> None:
     """Nodes of those packs that stay."""
     for level in job.world.levels:

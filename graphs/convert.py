@@ -10,7 +10,6 @@ from .check import faults
 from .cleanup import (
     feeding,
     rename_slots,
-    report_group_nodes,
     report_left,
     settle_instances,
     take_out_carriers,
@@ -18,6 +17,7 @@ from .cleanup import (
 )
 from .document import Document, read_document, types_in
 from .errors import GraphError
+from .groups import unfold_groups
 from .job import Job
 from .loaders import LOADERS, read_loader, write_loader
 from .reach import reach, upstream
@@ -71,6 +71,8 @@ def convert(document: object, *, note: bool = False) -> Conversion:
 
 def _convert_part(part: Document, report: Report) -> None:
     levels = part.levels()
+    if not part.is_prompt:
+        unfold_groups(levels, report)
     world = World(levels, report)
     job = Job(world)
     if repaired := sum(level.repaired for level in levels):
@@ -90,7 +92,6 @@ def _convert_part(part: Document, report: Report) -> None:
     take_out_ways(job, before)
     rename_slots(job)
     settle_instances(job)
-    report_group_nodes(job)
     report_left(job)
     for level in levels:
         level.reuse_ids()

@@ -78,7 +78,7 @@ def read_widgets(old: Old, values: object, complain: Callable[[str], None]) -> d
         given = list(values)
         while given and given[-1] in ("", None):
             given.pop()  # DOM widgets (autosize, deprecation_warning) are no values
-        order = _fitting_order(old, given)
+        order = fitting_order(old, given)
         for name, value in zip(order, given, strict=False):
             found[old.renamed.get(name, name)] = value
     result = {}
@@ -103,7 +103,7 @@ _KIND_WORDS = {
 }
 
 
-def _fitting_order(old: Old, given: list) -> list[str]:
+def fitting_order(old: Old, given: list) -> list[str]:
     """The order whose length and kinds agree best; of equals the newest."""
 
     def score(order: list[str]) -> tuple[int, int, int]:

@@ -38,11 +38,13 @@ class Report:
     """All lines of one conversion, in the order of the graph."""
 
     items: list[Item] = field(default_factory=list)
+    _known: set[Item] = field(default_factory=set, repr=False)
 
     def add(self, kind: str, node_id: str, node_type: str, text: str) -> None:
         """Add a line, once."""
         item = Item(kind, node_id, node_type, text)
-        if item not in self.items:
+        if item not in self._known:
+            self._known.add(item)
             self.items.append(item)
 
     def of_kind(self, kind: str) -> list[Item]:

@@ -245,7 +245,34 @@ class Workflow:
         """Types of the outputs."""
         return [str(slot.get("type")) for slot in self.nodes[node].get("outputs") or []]
 
+    def input_names(self, node: str) -> list[tuple[str, str]]:
+        """Name and label of every input slot."""
+        return _names(self.nodes[node].get("inputs"))
+
+    def output_names(self, node: str) -> list[tuple[str, str]]:
+        """Name and label of every output."""
+        return _names(self.nodes[node].get("outputs"))
+
+    @staticmethod
+    def position(node: dict) -> tuple[float, float]:
+        """Where a node stands."""
+        return _position(node)
+
     # surgery
+
+    def adopt(self, node: dict) -> str:
+        """Take in a node of the file's form, with slots that are linked to nothing; its new id."""
+        number = self.counter.next_node()
+        self.nodes[str(number)] = {**node, "id": number}
+        return str(number)
+
+    def add_slot(self, node: str, name: str, kind: str, *, widget: bool) -> int:
+        """A further input slot; its place."""
+        slots = self.nodes[node].setdefault("inputs", [])
+        slots.append({"name": name, "type": kind, "link": None})
+        if widget:
+            slots[-1]["widget"] = {"name": name}
+        return len(slots) - 1
 
     def connect(self, source: Source, node: str, name: str, kind: str = "*") -> None:
         """Link an output to an input of that name, which is made if it is missing."""
@@ -254,6 +281,11 @@ class Workflow:
         if place is None:
             slots.append(_slot(self.type(node), name, kind))
             place = len(slots) - 1
+        self.connect_place(source, node, place, kind)
+
+    def connect_place(self, source: Source, node: str, place: int, kind: str = "*") -> None:
+        """Link an output to an input slot that is there."""
+        slots = self.nodes[node]["inputs"]
         self.disconnect(node, place)
         number = self.counter.next_link()
         self.links[number] = Link(number, source[0], source[1], node, place, self._kind_of(source, kind))
@@ -512,6 +544,14 @@ def _slot(kind: str, name: str, link: str) -> dict:
     if known is None or any(one.name == name and one.widget for one in known.inputs):
         slot["widget"] = {"name": name}
     return slot
+
+
+def _names(slots: object) -> list[tuple[str, str]]:
+    result = []
+    for slot in slots or []:
+        name = str(slot.get("name"))
+        result.append((name, slot["label"] if isinstance(slot.get("label"), str) else name))
+    return result
 
 
 def _position(node: dict) -> tuple[float, float]:
