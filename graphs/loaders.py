@@ -20,6 +20,7 @@ from .carriers import (
     read_windows,
     report_unsupported,
 )
+from .edges import carry
 from .job import Job, Value
 from .nodes import ALWAYS, BYPASSED
 from .reach import Reach, reach, upstream
@@ -160,10 +161,10 @@ def _groupnorm(job: Job, level: Level, node: str, values: dict[str, Value]) -> s
 
 def _gen2(job: Job, level: Level, node: str) -> list[Module]:
     chain = module_chain(job, level, _socket(job, level, node, "m_models", "M_MODELS"))
-    return [_applied(job, near, apply, level) for near, apply in chain]
+    return [_applied(job, near, apply) for near, apply in chain]
 
 
-def _applied(job: Job, level: Level, node: str, home: Level) -> Module:
+def _applied(job: Job, level: Level, node: str) -> Module:
     values = job.values(level, node)
     source = _socket(job, level, node, "motion_model", "MOTION_MODEL_ADE")
     found = job.world.origin(level, source)
@@ -180,19 +181,16 @@ def _applied(job: Job, level: Level, node: str, home: Level) -> Module:
             job.say(
                 "changed", level, node, "v2 was not applied properly there: groupnorm is joint, as it was."
             )
-        module.load = source if level is home else None
-    elif found is not None and level is home:
+        module.load = source
+    elif found is not None:
         module.load = source
         job.say("lost", level, node, f"Its motion module comes from {found.level.type(found.source[0])}.")
     else:
         job.say("lost", level, node, "No motion module is connected; choose one in Load Motion Module.")
-    if level is home:
-        module.links["motion_lora"] = _socket(job, level, node, "motion_lora", "MOTION_LORA")
-        module.links["motion_keyframes"] = job.socket(level, node, "ad_keyframes")
-        _add_values(job, module)
-        _add_tuning(job, module, tuning)
-    elif any(source for name, source in level.inputs(node) if name not in ("motion_model", "prev_m_models")):
-        job.say("lost", level, node, "What is linked to it cannot follow out of its subgraph.")
+    module.links["motion_lora"] = _socket(job, level, node, "motion_lora", "MOTION_LORA")
+    module.links["motion_keyframes"] = job.socket(level, node, "ad_keyframes")
+    _add_values(job, module)
+    _add_tuning(job, module, tuning)
     for name in ("start_percent", "end_percent"):
         if name in values:
             module.values[name] = values[name]
@@ -216,11 +214,12 @@ def _add_tuning(job: Job, module: Module, tuning: Tuning | None) -> None:
     level, node = tuning.level, tuning.node
     job.mark(level, node)
     if tuning.values:
-        if level is module.level:
+        if link := carry(job.world, level, (node, 0), module.level):
             job.tuned[id(level), node] = tuning.values
-            module.links["motion_settings"] = (node, 0)
+            module.links["motion_settings"] = link
         else:
-            job.say("lost", level, node, "Settings of the module cannot follow out of their subgraph.")
+            text = "Settings of the module cannot follow out of a subgraph that is used more than once."
+            job.say("lost", level, node, text)
     else:
         job.say("mapped", level, node, "All of it is neutral: there is nothing to take over.")
     if tuning.mask:
@@ -236,7 +235,12 @@ def _add_tuning(job: Job, module: Module, tuning: Tuning | None) -> None:
         made = level.add(
             "FlipbookMotionValue", values, {"mask": tuning.mask}, node, job.complain(level, node)
         )
-        module.values["scale"] = Value(1.0, (made, 0))
+        link = carry(job.world, level, (made, 0), module.level)
+        if link is None:
+            level.remove(made)
+            job.say("lost", level, node, "The mask of the motion scale cannot follow out of its subgraph.")
+            return
+        module.values["scale"] = Value(1.0, link)
         job.say("changed", level, node, "The mask of the motion scale became Motion Value.")
 
 

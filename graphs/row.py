@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .carriers import Windows
+from .edges import carry
 from .job import Job, Value
 from .loops import loop_is_right
 from .nodes import ALWAYS, BYPASSED
@@ -66,8 +67,9 @@ class Row:
     def apply(self, module: Module, beta: str, *, in_place: bool) -> None:
         """Load and apply one motion module."""
         job, level = self.job, self.level
-        links = {name: source for name, source in module.links.items() if source}
-        links["motion_module"] = module.load or self._load(module)
+        links = self._carried(module)
+        if "motion_module" not in links:
+            links["motion_module"] = self._load(module)
         values = {"beta_schedule": beta}
         for name, value in module.values.items():
             value = self.local(value, module.level)
@@ -138,14 +140,32 @@ class Row:
             job.say("changed", level, self.node, text, self.kind)
 
     def local(self, value: Value, level: Level) -> Value:
-        """A value on the row's level: links do not cross the edge of a subgraph."""
+        """A value on the row's level, across the edges of subgraphs if need be."""
         if value.link is None or level is self.level:
             return value
         known = self.job.world.constant(level, value.link)
-        if known is None:
+        if known is not None:
+            return Value(known)
+        link = carry(self.job.world, level, value.link, self.level)
+        if link is None:
             text = f"A value is linked in another subgraph; taken: {value.constant!r}."
             self.job.say("lost", self.level, self.node, text, self.kind)
-        return Value(value.constant if known is None else known)
+        return Value(value.constant, link)
+
+    def _carried(self, module: Module) -> dict[str, Source]:
+        """What is linked to a module's old node, on the row's level."""
+        given = {**module.links, "motion_module": module.load}
+        links = {}
+        for name, source in given.items():
+            if source is None:
+                continue
+            found = carry(self.job.world, module.level, source, self.level)
+            if found is not None:
+                links[name] = found
+            elif name != "motion_module":
+                text = f"Its {name} cannot follow out of a subgraph that is used more than once."
+                self.job.say("lost", module.level, module.node, text)
+        return links
 
     def finish(self) -> None:
         """Let the end of the row feed what the old node fed, and take the old node out."""

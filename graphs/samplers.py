@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .carriers import Settings, Windows
+from .edges import carry
 from .job import Job, Value
 from .old import Old, as_number, choice, number, read_widgets, text, whole
 from .reach import Reach
@@ -66,14 +67,23 @@ def _set(job: Job, level: Level, node: str, name: str, value: Value) -> bool:
     return True
 
 
+def _on_level(job: Job, level: Level, value: Value, near: Level) -> Value:
+    """The value where a sampler stands; its constant is None where a link cannot follow."""
+    if value.link is None or near is level:
+        return value
+    if (known := job.world.constant(level, value.link)) is not None:
+        return Value(known)
+    link = carry(job.world, level, value.link, near)
+    return Value(value.constant if link else None, link)
+
+
 def write_cfg(job: Job, level: Level, goal: Reach, cfg: Value) -> None:
     """Set cfg at every sampler and guider that gets the MODEL."""
-    link = job.world.constant(level, cfg.link) if cfg.link else None
     for near, node in [*goal.samplers, *goal.guiders]:
         kind = near.type(node)
         if kind in ("SamplerCustomAdvanced", "BasicGuider"):
             continue  # the guider has the cfg; a BasicGuider has none in either pack
-        value = cfg if near is level or cfg.link is None else Value(link, None)
+        value = _on_level(job, level, cfg, near)
         if value.constant is not None and _set(job, near, node, "cfg", value):
             shown = "linked" if value.link else f"{value.constant:g}"
             job.say("changed", near, node, f"cfg is {shown} now: the custom cfg on its MODEL counted there.")
@@ -84,8 +94,10 @@ def write_cfg(job: Job, level: Level, goal: Reach, cfg: Value) -> None:
 def write_seed(job: Job, level: Level, goal: Reach, seed: Value) -> None:
     """Set the seed at every sampler that gets the MODEL."""
     for near, node in goal.samplers:
-        value = seed if near is level else Value(seed.constant)
-        done = any(_set(job, near, node, name, value) for name in ("seed", "noise_seed"))
+        value = _on_level(job, level, seed, near)
+        done = value.constant is not None and any(
+            _set(job, near, node, name, value) for name in ("seed", "noise_seed")
+        )
         if done:
             job.say("changed", near, node, "Its seed is the seed_override of the sample settings now.")
         else:

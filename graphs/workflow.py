@@ -293,6 +293,19 @@ class Workflow:
         slots[place]["link"] = number
         self._touch(source[0])
 
+    def add_output(self, node: str, name: str, kind: str) -> int:
+        """A further output; its place."""
+        slots = self.nodes[node].setdefault("outputs", [])
+        slots.append({"name": name, "type": kind, "links": None})
+        return len(slots) - 1
+
+    def link_exit(self, source: Source, place: int, kind: str) -> None:
+        """Link an output to an output of the subgraph itself."""
+        number = self.counter.next_link()
+        self.links[number] = Link(number, source[0], source[1], EXIT, place, kind)
+        self._leaving[source[0]].add(number)
+        self._touch(source[0])
+
     def disconnect(self, node: str, place: int) -> None:
         """Take the link off an input."""
         slot = (self.nodes[node].get("inputs") or [])[place]

@@ -148,7 +148,7 @@ class World:
             for other in self._spreaders.get(id(level), ()):
                 if other in level.nodes and level.mode(other) == ALWAYS:
                     for _, given in level.inputs(other):
-                        if given and _kind_at(level, given) == kind:
+                        if given and kind_at(level, given) == kind:
                             return given
         return source
 
@@ -255,7 +255,8 @@ def _first_value(level: Level, node: str) -> object:
     return values[0] if isinstance(values, list) and values else None
 
 
-def _kind_at(level: Level, source: Source) -> str:
+def kind_at(level: Level, source: Source) -> str:
+    """Type of an output, or of a subgraph's input seen from inside."""
     if source[0] == ENTRY:
         return str(((level.raw.get("inputs") or [])[source[1]]).get("type"))
     kinds = level.output_kinds(source[0])
