@@ -43,9 +43,9 @@ def _way_up(world: World, level: Level) -> list[tuple[Level, str]]:
 
 def _leave(world: World, level: Level, source: Source, outer: Level, node: str) -> Source:
     for link in level.links.values():
-        if (link.origin, link.origin_slot, link.target) == (*source, EXIT):
-            if link.target_slot < len(outer.output_kinds(node)):
-                return node, link.target_slot
+        known = link.target_slot < len(outer.output_kinds(node))
+        if known and (link.origin, link.origin_slot, link.target) == (*source, EXIT):
+            return node, link.target_slot
     slots = level.raw.setdefault("outputs", [])
     slot = _new(level, slots, "out", source, kind_at(level, source))
     level.link_exit(source, len(slots) - 1, slot["type"])
@@ -54,7 +54,7 @@ def _leave(world: World, level: Level, source: Source, outer: Level, node: str) 
 
 def _enter(outer: Level, source: Source, inner: Level, node: str) -> Source:
     slots = inner.raw.setdefault("inputs", [])
-    for place, (name, given) in enumerate(outer.inputs(node)):
+    for name, given in outer.inputs(node):
         known = [number for number, slot in enumerate(slots) if slot.get("name") == name]
         if given == source and known:
             return ENTRY, known[0]

@@ -304,7 +304,11 @@ def _put_in(level: Workflow, old: dict, group: Group, values: list) -> list[str]
     mode = old.get("mode", ALWAYS)
     ids = []
     for node, (x, y), widgets in zip(group.nodes, places, values, strict=True):
-        new = {key: copy.deepcopy(value) for key, value in node.items() if key != "index"}
+        new = {
+            key: copy.deepcopy(value)
+            for key, value in node.items()
+            if key not in ("index", "widgets_values_named")
+        }
         new["pos"] = [corner[0] + x - left, corner[1] + y - top]
         new["widgets_values"] = widgets
         new["order"] = old.get("order", 0)

@@ -50,7 +50,8 @@ class Job:
     def values(self, level: Level, node: str) -> dict[str, Value]:
         """All widgets of an old node, by their present names."""
         old = self.old(level, node)
-        plain = read_widgets(old, level.widgets(node), self.complain(level, node))
+        given = level.named_widgets(node) or level.widgets(node)
+        plain = read_widgets(old, given, self.complain(level, node))
         return {name: Value(value, level.source(node, *old.aliases(name))) for name, value in plain.items()}
 
     def settled(self, level: Level, node: str) -> dict[str, object]:

@@ -165,7 +165,10 @@ class Prompt:
         self.nodes[node] = self._make(kind, values, links, complain)
         self._fed = None
 
-    def set_widget(self, node: str, place: str, value: object) -> None:
+    def named_widgets(self, node: str) -> None:
+        """In a prompt all values have names."""
+
+    def set_widget(self, node: str, place: str, value: object, name: str) -> None:
         """Change a value."""
         self.nodes[node].setdefault("inputs", {})[place] = value
 

@@ -44,7 +44,7 @@ def _set(job: Job, level: Level, node: str, name: str, value: Value) -> bool:
     if level.is_prompt:
         if name not in dict(level.nodes[node].get("inputs", {})):
             return False
-        level.set_widget(node, name, value.constant)
+        level.set_widget(node, name, value.constant, name)
     else:
         values = level.widgets(node)
         if isinstance(values, dict):
@@ -61,7 +61,7 @@ def _set(job: Job, level: Level, node: str, name: str, value: Value) -> bool:
         slot = level.place_of(node, name)
         if slot is not None:
             level.disconnect(node, slot)
-        level.set_widget(node, place, value.constant)
+        level.set_widget(node, place, value.constant, name)
     if value.link:
         level.connect(value.link, node, name, "FLOAT" if name == "cfg" else "INT")
     return True
@@ -261,13 +261,13 @@ def _without_noise(job: Job, level: Level, node: str) -> None:
 
 def _set_first(level: Level, node: str, name: str, value: object) -> None:
     if level.is_prompt:
-        level.set_widget(node, name, value)
+        level.set_widget(node, name, value, name)
         return
     widgets = level.widgets(node)
     if isinstance(widgets, dict):
-        level.set_widget(node, name, value)
+        level.set_widget(node, name, value, name)
     elif isinstance(widgets, list) and widgets:
-        level.set_widget(node, 0, value)
+        level.set_widget(node, 0, value, name)
 
 
 def _settled_denoise(job: Job, level: Level, node: str) -> bool:

@@ -205,6 +205,11 @@ class Workflow:
         """``widgets_values`` as they are."""
         return self.nodes[node].get("widgets_values")
 
+    def named_widgets(self, node: str) -> dict | None:
+        """The values by name, where the frontend was new enough to write them."""
+        named = self.nodes[node].get("widgets_values_named")
+        return named if isinstance(named, dict) and named else None
+
     def inputs(self, node: str) -> list[tuple[str, Source | None]]:
         """Name and source of every input slot."""
         result = []
@@ -411,9 +416,14 @@ class Workflow:
         self._link_all(node, links)
         self._touch(node)
 
-    def set_widget(self, node: str, place: int, value: object) -> None:
-        """Change one entry of ``widgets_values``."""
+    def set_widget(self, node: str, place: int | str, value: object, name: str) -> None:
+        """Change one entry of ``widgets_values``, and what newer frontends keep by name (they read that)."""
         self.nodes[node]["widgets_values"][place] = value
+        named = self.nodes[node].get("widgets_values_named")
+        if isinstance(named, dict) and name in named:
+            named[name] = value
+        else:
+            self.nodes[node].pop("widgets_values_named", None)
 
     def retitle(self, node: str, title: str) -> None:
         """Give a node a title."""
@@ -443,7 +453,7 @@ class Workflow:
             "mode": ALWAYS,
             "inputs": inputs,
             "outputs": outputs,
-            "properties": {"Node name for S&R": kind},
+            "properties": {"Node name for S&R": kind, "cnr_id": _pack(kind)},
             "widgets_values": widgets,
         }
 
@@ -549,6 +559,13 @@ def _parse(entry: object) -> Link | None:
 
 def _same(one: object, other: object) -> bool:
     return one is not None and one == other
+
+
+def _pack(kind: str) -> str:
+    """Name of a node's pack in the registry."""
+    if kind.startswith("Flipbook"):
+        return "animatediff-flipbook"
+    return "comfyui-videohelpersuite" if kind.startswith("VHS_") else "comfy-core"
 
 
 def _slot(kind: str, name: str, link: str) -> dict:
