@@ -5,7 +5,7 @@ from __future__ import annotations
 from .rules.artventurex import NODES as ARTVENTUREX
 from .rules.becomes import BECOMES
 from .rules.evolved import BETA_SCHEDULES
-from .rules.evolved import NODES as EVOLVED
+from .rules.evolved_nodes import NODES as EVOLVED
 
 
 def as_markdown() -> str:
