@@ -34,6 +34,13 @@ def take_out_carriers(job: Job) -> None:
             level.remove(node)
 
 
+def take_out_used(job: Job) -> None:
+    """Nodes that were read for a control, where nothing else has a link to them."""
+    for level, node in job.used:
+        if node in level.nodes and not level.consumers((node, 0)):
+            level.remove(node)
+
+
 def _report_unused(job: Job, level: Level, node: str) -> None:
     """A carrier that no loader has read: connected to nothing it goes without a word."""
     users = {

@@ -13,6 +13,7 @@ from .cleanup import (
     report_left,
     settle_instances,
     take_out_carriers,
+    take_out_used,
     take_out_ways,
 )
 from .document import Document, read_document, types_in
@@ -89,6 +90,7 @@ def _convert_part(part: Document, report: Report) -> None:
                 if level.type(node) == kind:
                     convert_simple(job, level, node)
     take_out_carriers(job)
+    take_out_used(job)
     take_out_ways(job, before)
     rename_slots(job)
     settle_instances(job)

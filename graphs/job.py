@@ -31,6 +31,8 @@ class Job:
 
     joint: set[tuple[int, str]] = field(default_factory=set)
     """Module loaders whose GroupNorms count frames together."""
+    used: list[tuple[Level, str]] = field(default_factory=list)
+    """Nodes that were read for a control; they go where nothing else has a link to them."""
     tuned: dict[tuple[int, str], dict[str, object]] = field(default_factory=dict)
     """Nodes that become Motion Settings, with their values."""
 

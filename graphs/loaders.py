@@ -20,6 +20,7 @@ from .carriers import (
     read_windows,
     report_unsupported,
 )
+from .controls import add_control
 from .edges import carry
 from .job import Job, Value
 from .nodes import ALWAYS, BYPASSED
@@ -194,6 +195,8 @@ def _applied(job: Job, level: Level, node: str) -> Module:
     for name in ("start_percent", "end_percent"):
         if name in values:
             module.values[name] = values[name]
+    if control := add_control(job, level, node):
+        module.links["motion_control"] = control
     report_unsupported(job, level, node)
     job.say("mapped", level, node, "Became Apply Motion Module, on the MODEL itself.")
     return module

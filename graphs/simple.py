@@ -36,7 +36,7 @@ def _lora(job: Job, level: Level, node: str) -> None:
 
 def _load(job: Job, level: Level, node: str) -> None:
     kind = level.type(node)
-    if kind not in ("ADE_LoadAnimateDiffModel", artventurex.LOAD):
+    if "Inject" in kind:
         job.say("lost", level, node, "Became Load Motion Module; the control that it adds is not taken over.")
     constants, links = split({"motion_module": job.values(level, node)["model_name"]})
     constants["groupnorm"] = "joint" if (id(level), node) in job.joint else "auto"

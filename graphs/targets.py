@@ -108,6 +108,18 @@ BETAS = (
     "squaredcos_cap_v2",
 )
 MODEL = (("model", "MODEL"),)
+CONTROL = (("motion_control", "MOTION_CONTROL"),)
+PIA_SETTINGS = tuple(
+    f"{kind} {size}"
+    for kind, sizes in (
+        ("animation", "small medium large"),
+        ("loop", "small medium large"),
+        ("style", "large medium small"),
+    )
+    for size in sizes.split()
+)
+CAMERA_MOTIONS = ("static", "pan up", "pan down", "pan left", "pan right", "zoom in", "zoom out")
+CAMERA_MOTIONS += ("roll clockwise", "roll anticlockwise", "tilt down", "tilt up", "tilt left", "tilt right")
 
 _SAMPLER_HEAD = (
     socket("model", "MODEL"),
@@ -279,7 +291,54 @@ TARGETS: dict[str, Target] = {
         ),
         (("conditioning", "CONDITIONING"),),
     ),
+    "FlipbookPiaReference": Target(
+        (
+            socket("image", "IMAGE"),
+            socket("vae", "VAE"),
+            combo("setting", PIA_SETTINGS[0], PIA_SETTINGS),
+            integer("reference_frame", 0, -4096, 4095),
+            socket("values", "FLOAT,FLOATS"),
+            socket("mask", "MASK"),
+            socket("previous", "MOTION_CONTROL"),
+        ),
+        CONTROL,
+    ),
+    "FlipbookImageReference": Target(
+        (
+            socket("image", "IMAGE"),
+            socket("vae", "VAE"),
+            decimal("motion_scale", 0.8, 0.0, 10.0),
+            socket("previous", "MOTION_CONTROL"),
+        ),
+        CONTROL,
+    ),
+    "FlipbookLoadCameraControl": Target(
+        (combo("camera_control", ""),), (("camera_control", "CAMERA_CONTROL"),)
+    ),
+    "FlipbookCameraPoses": Target(
+        (
+            combo("motion", "zoom in", CAMERA_MOTIONS),
+            decimal("strength", 1.0, -10.0, 10.0),
+            combo("second_motion", "static", CAMERA_MOTIONS),
+            decimal("second_strength", 1.0, -10.0, 10.0),
+            decimal("speed", 1.0, 0.0, 100.0),
+            integer("frames", 16, 1, 4096),
+            socket("previous", "CAMERA_POSES"),
+        ),
+        (("poses", "CAMERA_POSES"),),
+    ),
+    "FlipbookCameraControl": Target(
+        (
+            socket("camera_control", "CAMERA_CONTROL"),
+            socket("poses", "CAMERA_POSES"),
+            decimal("strength", 1.0, 0.0, 10.0),
+            socket("previous", "MOTION_CONTROL"),
+            socket("strength_values", PER_FRAME),
+        ),
+        CONTROL,
+    ),
     # ComfyUI's
+    "PrimitiveFloat": Target((decimal("value", 0.0, -1e9, 1e9),), (("FLOAT", "FLOAT"),)),
     "ModelSamplingDiscrete": Target(
         (
             socket("model", "MODEL"),

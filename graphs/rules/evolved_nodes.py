@@ -128,11 +128,16 @@ NODES: dict[str, Old] = {
     ),
     "ADE_ApplyAnimateLCMI2VModel": Old(
         {
+            "ref_drift": number(0.0),
             "start_percent": number(0.0),
             "end_percent": number(1.0),
             "apply_ref_when_disabled": switch(),
         },
-        ("- - start_percent end_percent", "- start_percent end_percent", "start_percent end_percent"),
+        (
+            "ref_drift apply_ref_when_disabled start_percent end_percent",
+            "- start_percent end_percent",
+            "start_percent end_percent",
+        ),
         f"{_APPLY_SOCKETS} prev_m_models ref_latent",
         output="M_MODELS",
     ),
@@ -140,6 +145,13 @@ NODES: dict[str, Old] = {
         name: Old({"model_name": text()}, ("model_name",), "ad_settings", OLD_SETTINGS, "MOTION_MODEL_ADE")
         for name in LOADS
     },
+    "ADE_LoadAnimateDiffModelWithCameraCtrl": Old(
+        {"model_name": text(), "camera_ctrl": text()},
+        ("model_name camera_ctrl",),
+        "ad_settings",
+        OLD_SETTINGS,
+        "MOTION_MODEL_ADE",
+    ),
     # what those read
     "ADE_AnimateDiffLoRALoader": Old(
         {"name": text(), "strength": number(1.0)},
