@@ -9,6 +9,7 @@ from pathlib import Path
 from .convert import Conversion, convert, foreign_types
 from .errors import GraphError
 from .files import ENDINGS, read_file, write_json
+from .offered import OFFERED
 from .table import as_markdown
 
 CONVERTED, FAILED = 0, 1
@@ -35,6 +36,13 @@ def main(arguments: list[str] | None = None) -> int:
     one.add_argument("--report", action="store_true", help="say what was changed, and how, and what is lost")
     one.add_argument("--json", action="store_true", help="the report as JSON")
     one.add_argument("--note", action="store_true", help="put the report into the graph, as a note")
+    one.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        choices=tuple(OFFERED),
+        help="convert nodes of this pack, too, though they work with ours as they are",
+    )
     one.add_argument("--overwrite", action="store_true", help="replace files that exist, OLD itself included")
     commands.add_parser("table", help="print which node becomes what, as Markdown")
     chosen = parser.parse_args(arguments)
@@ -70,10 +78,10 @@ def _convert_file(
     """Convert one file; whether that went well."""
     try:
         document = read_file(path)
-        if not foreign_types(document):
+        if not foreign_types(document, chosen.also):
             print(f"{path.name}: nothing to convert.", file=sys.stderr)
             return True
-        conversion = convert(document, note=chosen.note)
+        conversion = convert(document, note=chosen.note, also=chosen.also)
     except GraphError as error:
         _fail(f"{path.name}: {error}")
         return False

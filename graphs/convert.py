@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from .avx import convert_sampler
@@ -21,6 +22,7 @@ from .errors import GraphError
 from .groups import unfold_groups
 from .job import Job
 from .loaders import LOADERS, read_loader, write_loader
+from .offered import convert_offered, offered_types
 from .reach import reach, upstream
 from .report import Report
 from .rules import OLD_NODES
@@ -38,21 +40,26 @@ class Conversion:
     report: Report
 
 
-def foreign_types(document: object) -> set[str]:
+def foreign_types(document: object, also: Collection[str] = ()) -> set[str]:
     """Types in a document that :func:`convert` knows; a cheap look, and empty for what is no graph."""
-    return {kind for kind in types_in(document) if kind in OLD_NODES or kind.startswith("ADE_")}
+    offered = offered_types(also)
+    return {
+        kind for kind in types_in(document) if kind in OLD_NODES or kind.startswith("ADE_") or kind in offered
+    }
 
 
-def convert(document: object, *, note: bool = False) -> Conversion:
+def convert(document: object, *, note: bool = False, also: Collection[str] = ()) -> Conversion:
     """Convert a workflow or a prompt.
 
     Args:
         document: the parsed JSON of a file: a workflow of any age, a prompt, or a prompt with what is sent
             along (``{"prompt": .., "extra_data": ..}``). It stays as it is.
         note: put the report into the graph, as a note.
+        also: packs that work with ours as they are, but may be converted: ``fizznodes``.
 
     Raises:
         GraphError: the document is no graph that can be read.
+        ValueError: ``also`` names something else.
     """
     if not isinstance(document, dict):
         raise GraphError(f"A graph is a JSON object, got {type(document).__name__}.")
@@ -60,9 +67,9 @@ def convert(document: object, *, note: bool = False) -> Conversion:
     new = copy.deepcopy(document)
     parts = read_document(new)
     for part in parts:
-        if foreign_types(part.raw):
+        if foreign_types(part.raw, also):
             try:
-                _convert_part(part, report)
+                _convert_part(part, report, also)
             except (KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
                 raise GraphError(f"This graph is damaged: {type(error).__name__} ({error}).") from error
             if note and not part.is_prompt:
@@ -70,7 +77,7 @@ def convert(document: object, *, note: bool = False) -> Conversion:
     return Conversion(new, report)
 
 
-def _convert_part(part: Document, report: Report) -> None:
+def _convert_part(part: Document, report: Report, also: Collection[str]) -> None:
     levels = part.levels()
     if not part.is_prompt:
         unfold_groups(levels, report)
@@ -89,6 +96,7 @@ def _convert_part(part: Document, report: Report) -> None:
             for node in level.ids():
                 if level.type(node) == kind:
                     convert_simple(job, level, node)
+    convert_offered(job, also)
     take_out_carriers(job)
     take_out_used(job)
     take_out_ways(job, before)
