@@ -134,8 +134,21 @@ def settle_instances(job: Job) -> None:
             kept = [one for one in shown if _is_shown(inner, one)]
             if len(kept) != len(shown):
                 properties["proxyWidgets"] = kept
+                _drop_values(outer.nodes[node], shown, kept)
                 text = f"{len(shown) - len(kept)} widgets that it showed are on other nodes inside it now."
                 job.say("changed", outer, node, text, str(inner.raw.get("name", number)))
+
+
+def _drop_values(node: dict, shown: list, kept: list) -> None:
+    """Values of widgets that are shown no more, so that those behind them keep theirs."""
+    values, named = node.get("widgets_values"), node.get("widgets_values_named")
+    if isinstance(values, list) and len(values) == len(shown):
+        node["widgets_values"] = [value for one, value in zip(shown, values, strict=True) if one in kept]
+    if isinstance(named, dict):
+        left = {str(one[1]) for one in kept if isinstance(one, list) and len(one) > 1}
+        for one in shown:
+            if one not in kept and str(one[1]) not in left:
+                named.pop(str(one[1]), None)
 
 
 def _is_shown(level: Level, entry: object) -> bool:

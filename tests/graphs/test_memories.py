@@ -66,3 +66,19 @@ def test_values_of_another_name_are_dropped_rather_than_contradicting():
     old["nodes"][sampler - 1]["widgets_values_named"].pop("cfg")
     new = node(convert(old).graph, sampler)
     assert new["widgets_values"][3] == 2.0 and "widgets_values_named" not in new
+
+
+def test_values_of_widgets_that_a_subgraph_shows_stay_with_their_widgets():
+    inner, loader, sampler = graph()
+    ends = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+    inner["links"] = [dict(zip(ends, one, strict=True)) for one in inner["links"]]
+    inner |= {"id": "abc", "name": "Animate", "inputNode": {"id": -10}, "outputNode": {"id": -20}}
+    outer = Builder()
+    outer.add("abc", ["mm.ckpt", 9, 3.5])
+    shown = [[str(loader), "model_name"], [str(sampler), "steps"], [str(sampler), "denoise"]]
+    outer.nodes[0]["properties"] = {"proxyWidgets": shown}
+    outer.nodes[0]["widgets_values_named"] = {"model_name": "mm.ckpt", "steps": 9, "denoise": 3.5}
+    done = convert(outer.graph() | {"definitions": {"subgraphs": [inner]}})
+    new = node(done.graph, 1)
+    assert new["properties"]["proxyWidgets"] == shown[1:] and new["widgets_values"] == [9, 3.5]
+    assert new["widgets_values_named"] == {"steps": 9, "denoise": 3.5}
