@@ -64,7 +64,9 @@ class Group:
                     found.append(self._slot(index, str(slot.get("name")), place, slot.get("label")))
             names = names_of(node)
             found += [self._slot(index, name, None) for name in names if name != "-" and name not in known]
-        return found
+        return [
+            one for one in found if self._custom(one.index, "input", one.name).get("visible") is not False
+        ]
 
     def outputs(self) -> list[Slot]:
         """Outputs that the group node shows."""
@@ -286,10 +288,9 @@ def _match(names: list[tuple[str, str]], slots: list[Slot]) -> dict[int, Slot]:
     found: dict[int, Slot] = {}
     for place, shown in enumerate(names):
         fits = [slot for slot in left if set(shown) & set(slot.labels)]
-        exact = [slot for slot in fits if shown[0] in slot.labels[:-1] or shown[0] == slot.name]
-        if choice := (exact or fits):
-            found[place] = choice[0]
-            left.remove(choice[0])
+        if fits:
+            found[place] = fits[0]
+            left.remove(fits[0])
     plain = [slot for slot in slots if slot.place is not None]
     if len(found) < len(names) == len(plain):
         return dict(enumerate(plain))  # renamed sockets, but all of them there

@@ -175,3 +175,20 @@ def test_a_socket_that_nothing_inside_has_leaves_the_group_node_as_it_is():
     done = convert(graph)
     assert nodes_of(done.graph, "workflow>motion") == [5]
     assert "Convert to nodes" in done.report.of_kind("left")[0].text
+
+
+def test_sockets_that_were_hidden_or_renamed_in_the_group():
+    graph = grouped()
+    shown = {"positive": {"visible": False}, "negative": {"name": "positive"}}
+    graph["extra"]["groupNodes"]["motion"]["config"] = {"2": {"input": shown}}
+    slots = graph["nodes"][4]["inputs"]
+    gone = next(place for place, slot in enumerate(slots) if slot["name"] == "negative")
+    link = slots.pop(gone)["link"]
+    graph["links"] = [one for one in graph["links"] if one[0] != link]
+    graph["nodes"][2]["outputs"][0]["links"].remove(link)
+    for one in graph["links"]:
+        if one[3] == 5 and one[4] > gone:
+            one[4] -= 1
+    new = convert(graph).graph
+    inside = max(nodes_of(new, "KSampler"))
+    assert feeder(new, inside, "negative") == (3, 0) and feeder(new, inside, "positive") is None
