@@ -1,6 +1,6 @@
 """How motion modules take part in a run: what each of them is asked in each model call.
 
-Apply Motion Module puts the two wrappers on the model. Between the calls of a run only the place in the
+Apply Motion Module puts the wrappers on the model. Between the calls of a run only the place in the
 keyframes is kept, in the run's own options, which end with it.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,13 @@ KEYFRAMES = "animatediff_flipbook_keyframes"
 """Entry of a run's transformer options: how far each module's keyframes have come."""
 
 
+@dataclass
+class KeyframeStates:
+    """Where each module's keyframes stand in a run. No dict: ComfyUI copies those for each model call."""
+
+    by_module: dict[int, KeyframeState] = field(default_factory=dict)
+
+
 def run_with_motion(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """OUTER_SAMPLE wrapper: look at what the run was given, and at the noise schedule."""
     guider = executor.class_obj
@@ -50,9 +57,15 @@ def run_with_motion(executor: Any, *args: Any, **kwargs: Any) -> Any:
         tell_if_replaced(chosen[-1], patcher.get_model_object("model_sampling"))
     for one in applied:
         _tell_of_short_values(one, noise.shape[0])
-    if any(one.keyframes for one in applied):
-        guider.model_options["transformer_options"][KEYFRAMES] = {}
     return sample_with_preview(executor, *args, **kwargs)
+
+
+def sample_with_keyframes(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """SAMPLER_SAMPLE wrapper: keyframes begin anew with each run of steps, an iteration of FreeInit too."""
+    # By its place: samplers of other packs may name their arguments otherwise.
+    extra_args = kwargs["extra_args"] if "extra_args" in kwargs else args[2]
+    extra_args["model_options"].setdefault("transformer_options", {})[KEYFRAMES] = KeyframeStates()
+    return executor(*args, **kwargs)
 
 
 def apply_model_with_motion(
@@ -149,8 +162,8 @@ def _values_now(
         for level in (*(level for level in levels if level > sigma), sigma):
             state = keyframes.next_state(state, level, starts, max(levels))
     else:
-        state = keyframes.next_state(states.get(number, KeyframeState()), sigma, starts, max(levels))
-        states[number] = state
+        before = states.by_module.get(number, KeyframeState())
+        states.by_module[number] = state = keyframes.next_state(before, sigma, starts, max(levels))
     return keyframes.values_at(state.keyframe)
 
 
