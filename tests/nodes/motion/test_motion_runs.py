@@ -1,8 +1,12 @@
 """Values in whole runs: keyframes one after the other, repeated runs, and links that bring something odd."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
+from animatediff_flipbook.motion_core.module.values import of_frames
+from animatediff_flipbook.nodes.context.context import ContextWindows
 from animatediff_flipbook.nodes.motion import motion_run
 from animatediff_flipbook.nodes.noise.model_free_init import ModelFreeInit
 from animatediff_flipbook.tests.nodes.motion.test_apply import apply, sample
@@ -69,3 +73,30 @@ def test_complex_numbers_are_refused():
 def test_values_of_two_devices_meet():
     given = value(values=torch.ones(2, device="cuda"), mask=torch.ones(1, 2, 2))
     assert given.device.type == "cpu"
+
+
+def test_a_mask_for_a_long_clip_is_not_copied_for_all_of_it():
+    mask = torch.rand(2, 3, 3)
+    assert torch.equal(of_frames(mask, [0, 1, 10**11], 10**12), mask[[0, 1, 1]])
+
+
+def test_a_call_multiplies_the_values_of_its_own_frames(tiny_model, motion_module, monkeypatch):
+    rows, times = set(), motion_run.times
+
+    def look(a, b):
+        rows.update(one.shape[0] for one in (a, b) if isinstance(one, torch.Tensor))
+        return times(a, b)
+
+    monkeypatch.setattr(motion_run, "times", look)
+    keyed = keyframe(effect=torch.rand(9, 3, 3))
+    model = apply(tiny_model, motion_module(), motion_keyframes=keyed, effect_values=torch.rand(9))
+    sample(ContextWindows.execute(model, length=4, overlap=1)[0], frames=9, steps=1)
+    assert rows == {4}
+
+
+def test_a_keyframe_whose_values_end_before_the_clip_is_told_of(tiny_model, motion_module, caplog):
+    model = apply(tiny_model, motion_module(), motion_keyframes=keyframe(0.3, scale=[0.3, 1.4]))
+    with caplog.at_level(logging.WARNING):
+        sample(model, steps=1)
+    told = [record.getMessage() for record in caplog.records if "2 values for scale" in record.getMessage()]
+    assert len(told) == 1 and "keyframe at 0.3" in told[0]
