@@ -59,7 +59,9 @@ def of_frames(value: Value, indices: Sequence[int], num_frames: int) -> Value:
     """The rows of some frames of a clip of ``num_frames``, for a context window."""
     if is_number(value):
         return value
-    return extended(value, num_frames)[list(indices)]
+    # Not by way of the whole clip: one mask for 500 frames would become 500 at each model call.
+    last = min(value.shape[0], num_frames) - 1
+    return value[[min(index, last) for index in indices]]
 
 
 def times(a: Value, b: Value) -> Value:

@@ -37,7 +37,7 @@ from ..types import CATEGORY, LoadedMotionModule, MotionKeyframes, MotionLora, M
 from .load import chosen_loras
 from .motion_keyframe import given_keyframes
 from .motion_lora import load_beside, patch_motion_lora
-from .motion_run import KEY, LORA_KEY, apply_model_with_motion, run_with_motion
+from .motion_run import KEY, LORA_KEY, apply_model_with_motion, run_with_motion, sample_with_keyframes
 from .motion_settings import given_settings
 from .motion_value import as_value, value_input
 from .noise_schedule import CHOICES, LCM_NOTE, ChosenSchedule, patch_schedule
@@ -224,10 +224,14 @@ class ApplyMotionModule(io.ComfyNode):
         for key in (KEY, LORA_KEY):
             keep_copies_alike(model, key)
         model.set_attachments(KEY, (*(model.get_attachment(KEY) or ()), applied))
-        model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
-        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, run_with_motion)
-        model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
-        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, apply_model_with_motion)
+        wrappers = {
+            WrappersMP.OUTER_SAMPLE: run_with_motion,
+            WrappersMP.SAMPLER_SAMPLE: sample_with_keyframes,
+            WrappersMP.APPLY_MODEL: apply_model_with_motion,
+        }
+        for place, wrapper in wrappers.items():
+            model.remove_wrappers_with_key(place, KEY)
+            model.add_wrapper_with_key(place, KEY, wrapper)
 
         logger.info("%s: %s", motion_module.name, lines[0])
         show_on_node(cls, "\n".join(lines))

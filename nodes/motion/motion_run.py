@@ -1,6 +1,6 @@
 """How motion modules take part in a run: what each of them is asked in each model call.
 
-Apply Motion Module puts the two wrappers on the model. Between the calls of a run only the place in the
+Apply Motion Module puts the wrappers on the model. Between the calls of a run only the place in the
 keyframes is kept, in the run's own options, which end with it.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,13 @@ KEYFRAMES = "animatediff_flipbook_keyframes"
 """Entry of a run's transformer options: how far each module's keyframes have come."""
 
 
+@dataclass
+class KeyframeStates:
+    """Where each module's keyframes stand in a run. No dict: ComfyUI copies those for each model call."""
+
+    by_module: dict[int, KeyframeState] = field(default_factory=dict)
+
+
 def run_with_motion(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """OUTER_SAMPLE wrapper: look at what the run was given, and at the noise schedule."""
     guider = executor.class_obj
@@ -50,9 +57,15 @@ def run_with_motion(executor: Any, *args: Any, **kwargs: Any) -> Any:
         tell_if_replaced(chosen[-1], patcher.get_model_object("model_sampling"))
     for one in applied:
         _tell_of_short_values(one, noise.shape[0])
-    if any(one.keyframes for one in applied):
-        guider.model_options["transformer_options"][KEYFRAMES] = {}
     return sample_with_preview(executor, *args, **kwargs)
+
+
+def sample_with_keyframes(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """SAMPLER_SAMPLE wrapper: keyframes begin anew with each run of steps, an iteration of FreeInit too."""
+    # By its place: samplers of other packs may name their arguments otherwise.
+    extra_args = kwargs["extra_args"] if "extra_args" in kwargs else args[2]
+    extra_args["model_options"].setdefault("transformer_options", {})[KEYFRAMES] = KeyframeStates()
+    return executor(*args, **kwargs)
 
 
 def apply_model_with_motion(
@@ -86,7 +99,7 @@ def apply_model_with_motion(
         call = _motion_call(applied, values, motion, x, t, patcher, options)
         if beside is not None:
             now = values.get("lora_strength", 1.0)
-            strengths = (_rows(times(one, now), x, call.frames, options) for one in applied.lora_strengths)
+            strengths = (_rows(one, now, x, call.frames, options) for one in applied.lora_strengths)
             call = replace(call, loras=beside.by_layer(motion), lora_strengths=tuple(strengths))
         if applied.controls and not call.is_off:
             place = control_call(base, x, options, call.frames)
@@ -123,8 +136,8 @@ def _motion_call(
     stretch = applied.module.stretch
     return MotionCall(
         frames=frames,
-        scale=_rows(times(applied.scale, values.get("scale", 1.0)), x, frames, options),
-        effect=_rows(times(applied.effect, values.get("effect", 1.0)), x, frames, options),
+        scale=_rows(applied.scale, values.get("scale", 1.0), x, frames, options),
+        effect=_rows(applied.effect, values.get("effect", 1.0), x, frames, options),
         positions=None if stretch is None else stretch.places(together, known),
         position_factor=applied.module.position_factor * applied.module.factors.get("all_weights", 1.0),
         attention=chosen_attention(options),
@@ -149,25 +162,27 @@ def _values_now(
         for level in (*(level for level in levels if level > sigma), sigma):
             state = keyframes.next_state(state, level, starts, max(levels))
     else:
-        state = keyframes.next_state(states.get(number, KeyframeState()), sigma, starts, max(levels))
-        states[number] = state
+        before = states.by_module.get(number, KeyframeState())
+        states.by_module[number] = state = keyframes.next_state(before, sigma, starts, max(levels))
     return keyframes.values_at(state.keyframe)
 
 
-def _rows(value: Value, x: torch.Tensor, frames: int, options: dict) -> Value:
-    """A clip's value for the frames of this call, where the call computes."""
-    if is_number(value):
-        return value
+def _rows(given: Value, keyed: Value, x: torch.Tensor, frames: int, options: dict) -> Value:
+    """A clip's value, times that of a keyframe, for the frames of this call, where the call computes."""
+    if is_number(given) and is_number(keyed):
+        return given * keyed
     window = options.get("context_window")
     if window is not None:
         indices = list(window.index_list)
         num_frames = getattr(window, "num_frames", None) or getattr(window, "total_frames", 0)
     else:
         indices, num_frames = list(range(frames)), frames
-    value = of_frames(value, indices, max(num_frames, 1 + max(indices)))
+    num_frames = max(num_frames, 1 + max(indices))
+    value = times(*(of_frames(one, indices, num_frames) for one in (given, keyed)))
+    value = value.to(device=x.device, dtype=x.dtype)
     if len(indices) != frames:  # several windows in a call: so many videos, for each cond
         value = value.repeat(x.shape[0] // len(indices), *(1,) * (value.ndim - 1))
-    return value.to(device=x.device, dtype=x.dtype)
+    return value
 
 
 def _views(patcher: Any, frames: int, t: torch.Tensor, options: dict) -> tuple[View, ...]:
@@ -188,6 +203,9 @@ def _tell_of_short_values(applied: AppliedMotion, num_frames: int) -> None:
     """Say what ends before the clip does."""
     values = {"scale": applied.scale, "effect": applied.effect}
     values |= {f"strength of MotionLoRA {n}": one for n, one in enumerate(applied.lora_strengths, 1)}
+    for keyframe in applied.keyframes.keyframes if applied.keyframes else ():
+        at = f" in the keyframe at {keyframe.start_percent:g}"
+        values |= {name + at: value for name, value in keyframe.values.items() if name != "blocks"}
     for name, value in values.items():
         if not is_number(value) and 1 < value.shape[0] < num_frames:
             logger.warning(

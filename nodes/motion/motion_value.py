@@ -91,6 +91,11 @@ class MotionValueNode(io.ComfyNode):
         if mask is None:
             return io.NodeOutput(highest)
         masks = as_value("mask", mask, 0.0, 1.0)
+        if not isinstance(masks, torch.Tensor) or masks.ndim != 3:
+            raise ValueError(
+                "mask got numbers; expected masks, (F, height, width). Connect numbers for each frame to "
+                "`values`."
+            )
         return io.NodeOutput(between(masks, lowest, highest, relative=scaling == "relative"))
 
 
@@ -110,7 +115,10 @@ def as_value(name: str, given: Any, lowest: float, highest: float, default: Valu
     try:
         if isinstance(given, bool | str | bytes | dict):
             raise TypeError
-        value = given if isinstance(given, int | float) else torch.as_tensor(given, dtype=torch.float32)
+        value = given if isinstance(given, int | float) else torch.as_tensor(given, device="cpu")
+        if isinstance(value, torch.Tensor) and value.is_complex():
+            raise TypeError
+        value = value.detach().float() if isinstance(value, torch.Tensor) else value
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(
             f"{name} got a {type(given).__name__}; expected a number, a number for each frame (Float "
