@@ -69,7 +69,7 @@ class LevelFile:
             if not isinstance(node, dict) or not isinstance(node.get("type"), str):
                 raise GraphError("This workflow is damaged: an entry of its nodes is no node with a type.")
             number = node.get("id")
-            if isinstance(number, bool) or not isinstance(number, (int, str)):
+            if isinstance(number, bool) or not isinstance(number, (int, str)) or number == "":
                 raise GraphError(f"This workflow is damaged: a node has the id {number!r}.")
             if str(number) in self.nodes:
                 raise GraphError(f"This workflow is damaged: two nodes have the id {number}.")
@@ -162,7 +162,7 @@ class LevelFile:
             now = [number for number in self._leaving.get(key, ()) if self.links[number].origin_slot == place]
             before = slot.get("links") if isinstance(slot.get("links"), list) else []
             wanted = set(now)
-            kept = [number for number in before if number in wanted]
+            kept = list(dict.fromkeys(number for number in before if number in wanted))
             kept += sorted(wanted.difference(kept), key=str)
             if kept != before:
                 slot["links"] = kept or None
@@ -263,7 +263,7 @@ def _parse(entry: object) -> Link | None:
         kind = entry.get("type", "*")
     else:
         return None
-    if isinstance(number, bool) or not isinstance(number, (int, str)):
+    if isinstance(number, bool) or not isinstance(number, (int, str)) or number == "":
         return None
     if not all(isinstance(slot, int) for slot in (origin_slot, target_slot)):
         return None

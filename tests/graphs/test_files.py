@@ -143,6 +143,20 @@ def test_hand_edited_files_end_in_a_sentence_or_a_whole_graph(form):
     assert converted > 100
 
 
+def test_links_without_an_id_and_those_named_twice_are_put_right():
+    graph = small()
+    outputs = [slot for node in graph["nodes"] for slot in node["outputs"] if slot.get("links")]
+    for slot in outputs:
+        slot["links"] = [*slot["links"], slot["links"][0]]
+    graph["links"].append(["", *graph["links"][0][1:]])
+    done = convert(graph).graph
+    assert faults(done) == []
+    assert all(isinstance(link[0], int) for link in done["links"])
+    for node in done["nodes"]:
+        for slot in node["outputs"]:
+            assert len(set(slot["links"] or [])) == len(slot["links"] or [])
+
+
 def _foreign_only(done):
     """Types without a rule may stay: they are told as left."""
     return all("is a ADE_" in fault or "last_" in fault for fault in faults(done.graph))
