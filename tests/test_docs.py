@@ -31,14 +31,14 @@ def test_links_inside_the_repository_lead_somewhere(page):
         assert not anchor or anchor in heading_ids(target), f"{page.name}: no heading for {link}"
 
 
-def test_readme_names_every_workflow_and_every_node_page():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    links = {
-        (ROOT / link).resolve() for link in LINK.findall(readme) if "://" not in link and "#" not in link
-    }
-    wanted = {*(ROOT / "workflows").glob("*.json"), *(ROOT / "web" / "docs").glob("*.md")}
-    missing = {path.name for path in wanted - links if path.name != "index.json"}
-    assert not missing, f"README.md has no link to {sorted(missing)}"
+@pytest.mark.parametrize(
+    ("page", "folder"), [("README.md", "workflows/*.json"), ("docs/nodes.md", "web/docs/*.md")]
+)
+def test_every_workflow_and_every_node_is_listed(page, folder):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = {((ROOT / page).parent / link).resolve() for link in LINK.findall(text)}
+    missing = {path.name for path in set(ROOT.glob(folder)) - links if path.name != "index.json"}
+    assert not missing, f"{page} has no link to {sorted(missing)}"
 
 
 def test_every_page_for_a_task_is_in_their_list():
