@@ -136,6 +136,15 @@ def free_memory(model: Any, device: torch.device) -> float:
     return ask(device)
 
 
+def models_in_use() -> list[comfy.model_patcher.ModelPatcher]:
+    """The patchers of the run that is on, to be put back after another model came in between.
+
+    ComfyUI keeps them by weak references and hands out None where nobody holds a patcher any more.
+    """
+    loaded = comfy.model_management.loaded_models(only_currently_used=True)
+    return [patcher for patcher in loaded if patcher is not None]
+
+
 def show_on_node(node: type[io.ComfyNode], text: str) -> None:
     """Show lines of text on the running node in the browser. Outside a server there is nobody to show them
     to."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from comfy_api.latest import io
 
 from ...motion_core.module.values import extended
-from ..compat import logger
+from ..compat import logger, models_in_use
 from .control_run import ControlCall, ControlRun, Part
 
 
@@ -52,7 +52,7 @@ class Reference:
         pixels = self.image[:num_frames, ..., :3].movedim(-1, 1)
         pixels = comfy.utils.common_upscale(pixels, times * width, times * height, "lanczos", "center")
         # The models of a call that has begun are put back, as ComfyUI's ControlNets do.
-        loaded = comfy.model_management.loaded_models(only_currently_used=True) if during_call else []
+        loaded = models_in_use() if during_call else []
         latents = self.vae.encode(pixels.movedim(1, -1))
         if loaded:
             comfy.model_management.load_models_gpu(loaded)

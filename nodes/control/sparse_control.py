@@ -30,7 +30,7 @@ from ...motion_core.control.sparse_control import (
 from ...motion_core.files.checkpoint import MotionFile
 from ...motion_core.module.call import MotionCall
 from ...motion_core.module.unet import unet_slots
-from ..compat import causal_frame_is_added, chosen_attention, new_patcher
+from ..compat import causal_frame_is_added, chosen_attention, models_in_use, new_patcher
 from ..context.other_packs import ENTRY
 from ..motion.load import weight_dtype
 from .sparse_network import SparseNetwork, load_sparse_network
@@ -67,7 +67,7 @@ class SparsePictures:
         scale = self._vae.spacial_compression_encode()
         pixels = pictures_at(self._images, scale * height, scale * width)
         # The VAE may push the models of the run out of memory; they are needed right after it.
-        loaded = comfy.model_management.loaded_models(only_currently_used=True)
+        loaded = models_in_use()
         latents = self._vae.encode(pixels.movedim(1, -1))
         comfy.model_management.load_models_gpu(loaded)
         wanted = (self._layout.condition_channels, height, width)
