@@ -24,12 +24,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import comfy.ops
 import conftest  # noqa: F401  # puts ComfyUI and the pack in place
 from animatediff_flipbook.motion_core.module.call import MotionCall
 from animatediff_flipbook.motion_core.module.config import MotionModuleConfig
 from animatediff_flipbook.motion_core.module.injection import inserted
 from animatediff_flipbook.motion_core.module.model import MotionModel
+from comfy import ops
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from support_full_size import SDXL, SDXL_SHALLOW, fill
@@ -57,9 +57,9 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> t
 def models(shape: dict, generation: str, device: str) -> tuple[UNetModel, MotionModel]:
     """The UNet and a motion module for it, in bfloat16."""
     kinds = {"dtype": torch.bfloat16, "device": device}
-    unet = UNetModel(**shape, **kinds, operations=comfy.ops.disable_weight_init).eval()
+    unet = UNetModel(**shape, **kinds, operations=ops.disable_weight_init).eval()
     config = MotionModuleConfig.for_unet(unet, generation)
-    motion = MotionModel(config, operations=comfy.ops.manual_cast, **kinds).eval()
+    motion = MotionModel(config, operations=ops.manual_cast, **kinds).eval()
     if device != "meta":
         fill(unet), fill(motion)
     return unet, motion
