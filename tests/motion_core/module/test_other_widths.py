@@ -61,13 +61,9 @@ def by_hooks(unet, motion, frames, run):
             for level, count in enumerate(per_level)
             for n in range(count)
         ]
-        last = [
-            [one for one in block if isinstance(one, (ResBlock, SpatialTransformer))][-1:] for block in blocks
-        ]
-        for name, layer in zip(names, [one for found in last for one in found], strict=True):
-            transformer = modules[name].temporal_transformer
-            kinds = {"heads": 8, "groups": 32, "joint": config.module_groupnorm == "joint"}
-            hook(layer, lambda _, __, x, t=transformer: reference(t, x, frames, **kinds))
+        layers = [[one for one in block if isinstance(one, LAYERS)] for block in blocks]
+        for name, layer in zip(names, [found[-1] for found in layers if found], strict=True):
+            follow(layer, modules[name].temporal_transformer)
 
     counts = unet.num_res_blocks
     behind(unet.input_blocks, "down_blocks", counts)
