@@ -28,6 +28,35 @@ SD15 = {
 """ComfyUI's arguments for SD1.5's UNet."""
 
 
+SDXL = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "num_res_blocks": [2, 2, 2],
+    "channel_mult": [1, 2, 4],
+    "transformer_depth": [0, 0, 2, 2, 10, 10],
+    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+    "transformer_depth_middle": 10,
+    "context_dim": 2048,
+    "num_head_channels": 64,
+    "num_classes": "sequential",
+    "adm_in_channels": 2816,
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": True,
+    "legacy": False,
+}
+"""ComfyUI's arguments for SDXL's UNet."""
+
+SDXL_SHALLOW = {
+    **SDXL,
+    "transformer_depth": [0, 0, 1, 1, 1, 1],
+    "transformer_depth_output": [0, 0, 0, 1, 1, 1, 1, 1, 1],
+    "transformer_depth_middle": 1,
+}
+"""SDXL's widths with one transformer where it has up to ten: a third of the weights, the same activations."""
+
+
 def sd15_unet(dtype: torch.dtype = torch.float32, device: str = "cpu") -> UNetModel:
     """SD1.5's UNet, on the CPU with small random weights."""
     unet = UNetModel(**SD15, dtype=dtype, device=device, operations=comfy.ops.disable_weight_init).eval()

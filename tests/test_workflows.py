@@ -214,6 +214,11 @@ def write_models(folder: Path) -> dict[str, list[Path]]:
     from animatediff_flipbook.motion_core.module.unet import unet_slots
     from animatediff_flipbook.tests.support_controls import write_camera, write_image_module, write_pia
     from animatediff_flipbook.tests.support_sparse import write_encoder
+    from animatediff_flipbook.tests.support_xl import (
+        write_hotshot_module,
+        write_xl_checkpoint,
+        write_xl_module,
+    )
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
@@ -259,11 +264,17 @@ def write_models(folder: Path) -> dict[str, list[Path]]:
         write_pia(folder / "pia.ckpt", networks.unet),
         write_image_module(folder / "AnimateLCM_sd15_i2v.ckpt", networks.unet),
         write_camera(folder / "CameraCtrl_pruned.safetensors", networks.unet),
+        write_xl_module(folder / "mm_sdxl_v10_beta.ckpt"),
+        write_hotshot_module(folder / "hsxl_temporal_layers.f16.safetensors"),
         *modules,
     ]
     encoder = write_encoder(folder / "v3_sd15_sparsectrl_rgb.ckpt", networks.unet, "rgb")
+    xl = [
+        write_xl_checkpoint(folder / name)
+        for name in ("sd_xl_base_1.0.safetensors", "hsxl_base_1.0.f16.safetensors")
+    ]
     return {
-        "checkpoints": [checkpoint],
+        "checkpoints": [checkpoint, *xl],
         "controlnet": [encoder],
         "animatediff_models": modules,
         "animatediff_motion_lora": [motion_lora],

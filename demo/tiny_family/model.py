@@ -117,8 +117,8 @@ class TinyAD(comfy.supported_models.SD15):
         return supported_models_base.ClipTarget(TinyTokenizer, TinyClipModel)
 
 
-def register() -> None:
-    """Make ComfyUI's checkpoint loader know the family. A second call or import does nothing."""
+def register(family: type[supported_models_base.BASE] = TinyAD) -> None:
+    """Make ComfyUI's checkpoint loader know a family. A second call or import does nothing."""
     known = comfy.supported_models.models
-    if not any(config.__name__ == TinyAD.__name__ for config in known):
-        known.append(TinyAD)
+    if not any(config.__name__ == family.__name__ for config in known):
+        known.append(family)

@@ -60,6 +60,20 @@ class CameraMerge:
         return torch.add(z, self.layer(z + self.feature) * self.strength)
 
 
+class OnDevice:
+    """Numbers of a call as tensors, put on a device once, however many modules ask for them."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple, torch.Tensor] = {}
+
+    def __call__(self, numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """``(len(numbers),)``; not to be written to."""
+        key = (numbers, dtype, device)
+        if key not in self._made:
+            self._made[key] = torch.tensor(numbers, dtype=dtype, device=device)
+        return self._made[key]
+
+
 @dataclass(frozen=True)
 class MotionCall:
     """What one UNet call asks of its motion modules."""
@@ -94,6 +108,8 @@ class MotionCall:
     """By linear layer: MotionLoRAs that are not part of the weights."""
     lora_strengths: tuple[Value, ...] = ()
     """Of each MotionLoRA in :attr:`loras`, by its number; a value per frame works on that frame's rows."""
+    on_device: OnDevice = field(default_factory=OnDevice, compare=False, repr=False)
+    """What the call's modules share; it ends with the call."""
 
     @property
     def is_off(self) -> bool:
@@ -162,7 +178,7 @@ class MotionCall:
 
     def of_view(self, view: View, device: torch.device) -> MotionCall:
         """The part of a laid-out call that belongs to a view, whose positions start anew."""
-        frames = torch.tensor(view.frames, device=device)
+        frames = self.on_device(view.frames, torch.int64, device)
         cut = self._cut(lambda value: value.index_select(-2, frames))
         positions = None if self.positions is None else self.positions[: len(view.frames)]
         return replace(cut, frames=len(view.frames), positions=positions, views=())

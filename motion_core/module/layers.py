@@ -69,19 +69,22 @@ class PositionTable(nn.Module):
 
     def rows(self, call: MotionCall, like: torch.Tensor) -> torch.Tensor:
         """The rows of the call's frames, ``(F, C)``, in the type and on the device of ``like``."""
-        pe = self.pe[0, : call.frames] if call.positions is None else self._between(call.positions)
+        pe = self.pe[0, : call.frames] if call.positions is None else self._between(call)
         if call.position_factor != 1.0:
             pe = pe * call.position_factor
         return pe.to(device=like.device, dtype=like.dtype)
 
-    def _between(self, positions: tuple[float, ...]) -> torch.Tensor:
+    def _between(self, call: MotionCall) -> torch.Tensor:
         """Rows ``(F, C)``, mixed from their two neighbours where a position is no whole number."""
-        below = [int(position) for position in positions]
-        if list(positions) == below:
-            return self.pe[0, below]
-        above = [math.ceil(position) for position in positions]
-        parts = self.pe.new_tensor([p - b for p, b in zip(positions, below, strict=True)]).unsqueeze(1)
-        return torch.lerp(self.pe[0, below], self.pe[0, above], parts)
+        below = tuple(int(position) for position in call.positions)
+        device = self.pe.device
+        low = self.pe[0].index_select(0, call.on_device(below, torch.int64, device))
+        if call.positions == below:
+            return low
+        above = tuple(math.ceil(position) for position in call.positions)
+        parts = tuple(p - b for p, b in zip(call.positions, below, strict=True))
+        high = self.pe[0].index_select(0, call.on_device(above, torch.int64, device))
+        return torch.lerp(low, high, call.on_device(parts, self.pe.dtype, device).unsqueeze(1))
 
 
 class TemporalAttention(nn.Module):
@@ -192,9 +195,10 @@ class TemporalBlock(nn.Module):
         """Frames attend within windows, whose results are averaged (FreeNoise, Qiu et al. 2023)."""
         total = torch.zeros_like(t)
         for view in call.views:
-            frames = torch.tensor(view.frames, device=t.device)
+            frames = call.on_device(view.frames, torch.int64, t.device)
+            weights = call.on_device(view.weights, t.dtype, t.device).view(1, -1, 1)
             seen = self._attend(t.index_select(1, frames), call.of_view(view, t.device))
-            total.index_add_(1, frames, seen * seen.new_tensor(view.weights).view(1, -1, 1))
+            total.index_add_(1, frames, seen * weights)
         return total
 
 

@@ -164,7 +164,7 @@ def test_a_change_may_name_one_node():
 
 NO_TRAINED_MODELS = {
     *("camera", "image-to-animation", "pia", "sparse-pictures"),
-    *("few-steps-animatelcm", "few-steps-lightning"),
+    *("few-steps-animatelcm", "few-steps-lightning", "sdxl", "hotshot-xl"),
 }
 """Workflows of families that the tiny models have no member of."""
 NO_CLIP_TO_SHOW = {

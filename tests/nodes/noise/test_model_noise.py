@@ -114,6 +114,25 @@ def test_sampler_custom_and_a_detailer_that_calls_comfy_sample(model, prompt):
     assert torch.equal(detail(noisy, drawn), detail(model, wanted))
 
 
+@pytest.mark.parametrize("kind", ["mixed", "freenoise"])
+def test_sampler_custom_advanced_with_a_random_noise(model, prompt, kind):
+    """A NOISE of its own kind is exchanged like what KSampler draws; a whole run and one in two passes."""
+    noisy = ModelNoise.execute(model, kind, **KIND)[0]
+    drawn = custom.RandomNoise.execute(SEED)[0]
+    wanted = from_noise(model, prompt, frame_noise(kind))
+    assert torch.equal(from_noise(noisy, prompt, drawn), wanted)
+    assert not torch.equal(from_noise(model, prompt, drawn), wanted), "without the node nothing changes"
+    guider = custom.CFGGuider.execute(noisy, prompt, prompt, 1.0)[0]
+    sigmas, euler = (
+        custom.BasicScheduler.execute(noisy, "normal", STEPS, 1.0)[0],
+        comfy.samplers.sampler_object("euler"),
+    )
+    passes = latent()
+    for noise, part in ((drawn, sigmas[:2]), (custom.DisableNoise.execute()[0], sigmas[1:])):
+        passes = custom.SamplerCustomAdvanced.execute(noise, guider, euler, part, passes)[0]
+    torch.testing.assert_close(passes["samples"], wanted, atol=1e-5, rtol=1e-5)
+
+
 def test_our_samplers_take_it_and_a_connected_noise_comes_first(model, prompt, caplog):
     noisy = ModelNoise.execute(model, "repeated", length=4)[0]
     arguments = (SEED, STEPS, 1.0, "euler", "normal", prompt, prompt, latent())
