@@ -49,7 +49,7 @@ def main() -> int:
         results = {}
         for number in range(2 * options.repeats + 1):
             looking = number % 2 == 1
-            host_preview.page_is_looking = lambda looking=looking: looking
+            host_preview.way_to_show = lambda looking=looking: "moving" if looking else None
             start = time.perf_counter()
             callback = latent_preview.prepare_callback(model, options.steps)
             results[looking] = comfy.sample.sample(

@@ -5,6 +5,7 @@ import io
 from types import SimpleNamespace
 
 import comfy.sample
+import comfy.utils
 import latent_preview
 import pytest
 import torch
@@ -30,7 +31,7 @@ def sent(monkeypatch):
     """Messages to a page that looks on; time passes so fast that every step has one."""
     messages = []
     monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.Latent2RGB)
-    monkeypatch.setattr(host_preview, "page_is_looking", lambda: True)
+    monkeypatch.setattr(host_preview, "way_to_show", lambda: "moving")
     monkeypatch.setattr(host_preview, "running_node", lambda: NODE)
     monkeypatch.setattr(host_preview, "send", messages.append)
     monkeypatch.setattr(preview, "INTERVAL", 0.0)
@@ -57,7 +58,7 @@ def picture(message):
 def test_latents_are_the_same_to_the_bit(model, sent, monkeypatch):
     with_preview = sample(model)
     assert len(sent) == 3
-    monkeypatch.setattr(host_preview, "page_is_looking", lambda: False)
+    monkeypatch.setattr(host_preview, "way_to_show", lambda: None)
     assert torch.equal(sample(model), with_preview)
     assert len(sent) == 3
 
@@ -102,6 +103,65 @@ def test_the_samplers_own_callback_sees_what_it_saw(model, sent):
     seen = []
     sample(model, callback=lambda step, x0, x, total: seen.append((step, x0.shape, total)))
     assert seen == [(step, (FRAMES, 4, SIZE, SIZE), 3) for step in range(3)]
+
+
+@pytest.fixture
+def pages(monkeypatch):
+    """A server with the connections of four pages; ``pages(name)``: who has queued the prompt."""
+    knowing = {"feature_flags": {"supports_preview_metadata": True}}
+    server = SimpleNamespace(
+        client_id=None,
+        sockets_metadata={
+            "plays": {**knowing, host_preview.EVENT: True},
+            "off": {**knowing, host_preview.EVENT: False},
+            "without our extension": dict(knowing),
+            "old frontend": {"feature_flags": {}, host_preview.EVENT: True},
+        },
+    )
+    monkeypatch.setattr(host_preview, "running_server", lambda: server)
+    return lambda name: setattr(server, "client_id", name)
+
+
+@pytest.mark.parametrize(
+    ("page", "way"),
+    [
+        ("plays", "moving"),
+        ("off", None),
+        ("without our extension", "sheet"),
+        ("old frontend", "sheet"),
+        ("gone", None),
+        (None, None),
+    ],
+)
+def test_what_a_page_can_decides_how_it_is_shown(pages, page, way):
+    pages(page)
+    assert host_preview.way_to_show() == way
+
+
+def test_without_a_server_nobody_looks_on(monkeypatch):
+    monkeypatch.setattr(host_preview, "running_server", lambda: None)
+    assert host_preview.way_to_show() is None
+
+
+@pytest.mark.parametrize("often", [True, False])
+def test_a_page_that_cannot_play_has_a_sheet_for_comfyuis_preview(model, sent, monkeypatch, often):
+    """After every step the sheet is what was sent last, also between two sheets that are made."""
+    monkeypatch.setattr(host_preview, "way_to_show", lambda: "sheet")
+    core = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *given, **_: core.append(given))
+
+    def then_only_one(*_):
+        if not often and len(core) > 1:
+            monkeypatch.setattr(preview, "INTERVAL", 1e9)
+        core.append("step")
+
+    wanted = sample(model, callback=None)
+    both = [latent_preview.prepare_callback(model, 3), then_only_one]
+    found = sample(model, callback=lambda *given: [one(*given) for one in both])
+    assert torch.equal(found, wanted) and sent == []
+    assert [(one[0], one[2][1].size) for one in core if one != "step"] == [
+        place for step in (1, 2, 3) for place in ((step, (SIZE, SIZE)), (step, (3 * SIZE, 2 * SIZE)))
+    ]
 
 
 def test_a_failing_preview_is_told_once_and_the_run_goes_on(model, sent, monkeypatch, caplog):
