@@ -1,9 +1,10 @@
 """Moving preview: while a clip is sampled, its frames so far go to the page, which plays them on the node.
 
 ComfyUI's own preview goes on as it is and shows the first frame; ``web/preview.js`` puts the moving one over
-it. A page that cannot play is sent all frames on one sheet, as if ComfyUI had made that preview. All frames are decoded in one go: their latents lie side by side on one sheet, which ComfyUI's own
-previewer takes for a single picture. A sheet is made only if the time spent on sheets stays a small part of
-the time that the run has taken.
+it. A page that cannot play is sent all frames on one sheet, as if ComfyUI had made that preview. All frames
+are decoded in one go: their latents lie side by side, which ComfyUI's own previewer takes for a single
+picture. A sheet is made only if the time spent on sheets stays a small part of the time that the run has
+taken.
 """
 
 from __future__ import annotations
