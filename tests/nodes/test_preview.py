@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import comfy.sample
 import comfy.utils
+import folder_paths
 import latent_preview
 import pytest
 import torch
@@ -16,6 +17,7 @@ from comfy.cli_args import LatentPreviewMethod, args
 from comfy.model_management import InterruptProcessingException
 from comfy.taesd.taesd import TAESD
 from PIL import Image
+from safetensors.torch import save_file
 
 FRAMES, SIZE = 6, 8
 NODE = {"node_id": "7", "display_node_id": "7", "prompt_id": "p"}
@@ -55,12 +57,51 @@ def picture(message):
     return Image.open(io.BytesIO(base64.b64decode(message["image"])))
 
 
-def test_latents_are_the_same_to_the_bit(model, sent, monkeypatch):
-    with_preview = sample(model)
-    assert len(sent) == 3
+@pytest.fixture
+def taesd(tmp_path, monkeypatch):
+    """A small autoencoder with random weights where ComfyUI looks for TAESD."""
+    torch.manual_seed(0)
+    network = TAESD(latent_channels=4)
+    for parameter in network.taesd_decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    save_file(network.taesd_decoder.state_dict(), tmp_path / "taesd_decoder.safetensors")
+    _, endings = folder_paths.folder_names_and_paths["vae_approx"]
+    monkeypatch.setitem(
+        folder_paths.folder_names_and_paths, "vae_approx", ([str(tmp_path)], endings | {".safetensors"})
+    )
+    monkeypatch.delitem(folder_paths.filename_list_cache, "vae_approx", raising=False)
+    yield network
+    folder_paths.filename_list_cache.pop("vae_approx", None)
+
+
+@pytest.mark.parametrize(
+    ("method", "previewer", "way"),
+    [
+        (LatentPreviewMethod.Latent2RGB, latent_preview.Latent2RGBPreviewer, "moving"),
+        (LatentPreviewMethod.Latent2RGB, latent_preview.Latent2RGBPreviewer, "sheet"),
+        (LatentPreviewMethod.TAESD, latent_preview.TAESDPreviewerImpl, "moving"),
+        (LatentPreviewMethod.NoPreviews, None, "moving"),
+    ],
+    ids=["latent2rgb", "latent2rgb, sheet", "taesd", "off"],
+)
+def test_latents_are_the_same_to_the_bit(model, sent, taesd, monkeypatch, method, previewer, way):
+    """With ComfyUI's own callback, as its samplers have it; a TAESD shows eight pixels for one."""
+    used = []
+    monkeypatch.setattr(args, "preview_method", method)
+    monkeypatch.setattr(host_preview, "way_to_show", lambda: way)
+    monkeypatch.setattr(host_preview, "send_as_core_does", lambda picture, *_: sent.append(picture))
+    draw = preview.contact_sheet
+    monkeypatch.setattr(
+        preview, "contact_sheet", lambda *given: (used.append(type(given[0])), draw(*given))[1]
+    )
+    with_preview = sample(model, callback=latent_preview.prepare_callback(model, 3))
+    assert len(sent) == (3 if previewer else 0) and set(used) == ({previewer} if previewer else set())
+    if previewer:
+        factor = 8 if method == LatentPreviewMethod.TAESD else 1
+        shown = sent[0] if way == "sheet" else picture(sent[0])
+        assert shown.size == (3 * SIZE * factor, 2 * SIZE * factor)
     monkeypatch.setattr(host_preview, "way_to_show", lambda: None)
-    assert torch.equal(sample(model), with_preview)
-    assert len(sent) == 3
+    assert torch.equal(sample(model, callback=None), with_preview)
 
 
 def test_a_sheet_holds_every_frame(model, sent):
@@ -240,7 +281,7 @@ def test_taesd_frames_are_apart():
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     previewer = latent_preview.TAESDPreviewerImpl(network)
-    latents = torch.randn(4, 4, 40, 24)
+    latents = torch.randn(4, 4, 40, 8)
     changed = latents.clone()
     changed[1:] = 0.0
     with torch.inference_mode():
