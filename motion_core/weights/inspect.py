@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..files.control_parts import NOTES, parts_of
 from ..files.lora import LoraFile
 from ..files.words import shown
 from ..module.layers import sinusoidal_positions
@@ -92,6 +93,8 @@ def describe_module(weights: ModuleWeights, metadata: Mapping[str, str]) -> list
     if table is not None:
         kind = "sinusoids, as released" if far < 2e-2 else f"trained, up to {far:.3g} off the sinusoids"
         lines.append(f"positions: {table.shape[0]} rows, {kind}")
+    for part in parts_of(weights.controls):
+        lines.append(f"steered by a picture: {NOTES[part].split(':')[0]}")
     lines.append("root mean square of the weights:")
     for one in norms(weights):
         lines.append(

@@ -7,7 +7,7 @@ import torch
 from comfy_api.latest import io, ui
 from PIL import Image, ImageDraw, ImageFont
 
-from ...motion_core.files.checkpoint import load_motion_module, open_motion_module
+from ...motion_core.files.checkpoint import load_with_parts, open_motion_module
 from ...motion_core.files.lora import LoraFile, read_lora
 from ...motion_core.files.recognise import recognise
 from ...motion_core.files.tensor_file import TensorFile
@@ -130,7 +130,7 @@ def _of_file(folder: str, name: str) -> tuple[list[str], Image.Image]:
         lora = read_lora(path)
         return describe_lora(lora), draw_lora(lora)
     opened = open_motion_module(path)
-    weights = weights_of(opened.source.name, load_motion_module(opened, fused_qkv=False))
+    weights = weights_of(opened.source.name, load_with_parts(opened, fused_qkv=False))
     return [*describe_module(weights, opened.source.metadata), *opened.notes], draw_module(weights)
 
 
