@@ -172,7 +172,9 @@ def convert(source: Path, target: Path, dtype: str | None = None, layout: str = 
         save(target, model, metadata, dtype=kind_of_float)
         return f"{kind}: {model.config.describe()}"
     if layout != "original":
-        raise ValueError(f"{source.name} is no motion module, and only those have a layout of {layout}'s own.")
+        raise ValueError(
+            f"{source.name} is no motion module, and only those have a layout of {layout}'s own."
+        )
     file = read_lora(source)
     layers = {}
     for name, layer in file.layers.items():

@@ -7,13 +7,6 @@ import pytest
 from animatediff_flipbook.demo.base_directory import prepare_base
 from animatediff_flipbook.demo.server import ComfyServer
 from animatediff_flipbook.tests.test_server import COMFYUI
-from safetensors.torch import load_file, save_file
-
-MARKUP = {
-    "html": "<img src=x onerror='window.hit = 1'><b>bold</b>",
-    "markdown": "![x](/flipbook-was-here.png) `code`",
-}
-"""Metadata of ``marked.safetensors``, a motion module."""
 
 
 @pytest.fixture(scope="package")
@@ -21,14 +14,12 @@ def flipbook_server(tmp_path_factory, root):
     models, base = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("base")
     script = str(root / "demo" / "random_models.py")
     subprocess.run([sys.executable, script, "--comfyui", str(COMFYUI), "--output", str(models)], check=True)
-    module = models / "animatediff_models" / "tiny_mm.safetensors"
-    save_file(load_file(module), models / "marked.safetensors", MARKUP)
     prepare_base(
         base,
         {"animatediff-flipbook": root, "tiny-family": root / "demo" / "tiny_family"},
         {
             "checkpoints": [models / "checkpoints" / "tiny_ad.safetensors"],
-            "animatediff_models": [module, models / "marked.safetensors"],
+            "animatediff_models": [models / "animatediff_models" / "tiny_mm.safetensors"],
         },
     )
     with ComfyServer(
