@@ -13,6 +13,7 @@ from ..files.control_parts import NOTES, parts_of
 from ..files.lora import LoraFile
 from ..files.words import shown
 from ..module.layers import sinusoidal_positions
+from . import loss_curve
 from .module_weights import POSITIONS, ModuleWeights
 
 MOST_WORDS = 40
@@ -127,4 +128,7 @@ def describe_lora(lora: LoraFile) -> list[str]:
 
 
 def _words(metadata: Mapping[str, str]) -> list[str]:
-    return ["metadata:", *metadata_lines(metadata)] if metadata else ["no metadata"]
+    losses = loss_curve.of_metadata(metadata)
+    others = {key: value for key, value in metadata.items() if not losses or key != loss_curve.KEY}
+    lines = [loss_curve.described(losses)] if losses else []
+    return [*lines, *(["metadata:", *metadata_lines(others)] if others else ["no metadata"])]

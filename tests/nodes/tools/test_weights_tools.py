@@ -157,6 +157,28 @@ def test_saved_module_is_read_again(motion_module, model_folders, dtype):
     assert again.config == module.config and again.metadata["licence"] == "CC0"
 
 
+def test_diffusers_layout_is_a_folder_that_our_loader_reads_too(motion_module, model_folders):
+    module = motion_module("v2")
+    for _ in range(2):
+        SaveMotionModule.execute(motion_module=module, name="d", layout="diffusers")
+    folder = model_folders["animatediff_models"]
+    assert {"d_00001_", "d_00002_"} <= {path.name for path in folder.iterdir()}
+    again = LoadMotionModule.execute(motion_module="d_00002_/diffusion_pytorch_model.safetensors")[0]
+    assert again.config == module.config
+    assert_same(again.patcher.model.state_dict(), module.patcher.model.state_dict())
+    with pytest.raises(ValueError, match="layout is 'x', expected one of original, diffusers"):
+        SaveMotionModule.execute(motion_module=module, layout="x")
+
+
+def test_what_diffusers_cannot_hold_leaves_nothing(tiny_model, model_folders):
+    folder = model_folders["animatediff_models"]
+    write_pia(folder / "pia.ckpt", tiny_model.model.diffusion_model)
+    module = LoadMotionModule.execute(motion_module="pia.ckpt")[0]
+    with pytest.raises(ValueError, match="diffusers' MotionAdapter cannot hold .* steered by a picture"):
+        SaveMotionModule.execute(motion_module=module, name="d", layout="diffusers")
+    assert [path.name for path in folder.iterdir()] == ["pia.ckpt"]
+
+
 def test_saved_lora_is_read_again_without_its_strength(motion_module, model_folders, tmp_path, monkeypatch):
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "out"))
     lora = a_lora(motion_module(), model_folders, strength=0.3)
