@@ -46,7 +46,10 @@ def main() -> int:
     if options.taesd:
         args.preview_method = LatentPreviewMethod.TAESD
         folder = tempfile.mkdtemp()
-        torch.save(TAESD().taesd_decoder.state_dict(), Path(folder) / "taesd_decoder.pth")
+        decoder = TAESD().taesd_decoder
+        for weight in decoder.parameters():
+            torch.nn.init.normal_(weight, std=0.05)
+        torch.save(decoder.state_dict(), Path(folder) / "taesd_decoder.pth")
         folder_paths.folder_names_and_paths["vae_approx"] = ([folder], {".pth"})
     host_preview.running_node = lambda: {"node_id": "1", "display_node_id": "1", "prompt_id": "p"}
     sent: list[dict] = []
