@@ -54,15 +54,17 @@ def test_blend(motion_module):
     assert_same(again.model.state_dict(), mixed.patcher.model.state_dict())
 
 
-def test_merged_is_what_patching_makes(tiny_model, motion_module, model_folders):
-    module = motion_module()
-    lora = a_lora(module, model_folders)
+@pytest.mark.parametrize(("dtype", "strength"), [("float32", 0.8), ("float32", -0.5), ("float16", 1.0)])
+def test_merged_is_what_patching_makes(tiny_model, motion_module, model_folders, dtype, strength):
+    module = motion_module(dtype=getattr(torch, dtype))
+    lora = a_lora(module, model_folders, strength=strength)
     merged = MergeMotionLora.execute(motion_module=module, motion_lora=lora)[0]
     applied = ApplyMotionModule.execute(model=tiny_model, motion_module=module, motion_lora=lora)[0]
     wanted = patched(applied.get_additional_models_with_key(KEY)[0])
     assert_same(merged.patcher.model.state_dict(), wanted, 1e-5)
     assert not torch.equal(next(iter(wanted.values())), torch.zeros(1))
-    assert_same(module.patcher.model.state_dict(), motion_module().patcher.model.state_dict())
+    again = motion_module(dtype=getattr(torch, dtype))
+    assert_same(module.patcher.model.state_dict(), again.patcher.model.state_dict())
 
 
 def test_patches_of_a_module_count_also_while_other_patches_are_loaded(motion_module, model_folders):
