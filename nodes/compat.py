@@ -160,7 +160,24 @@ def show_on(node_id: str | None, text: str) -> None:
     """Show lines of text on the node of an id, also when it has run long ago."""
     server = running_server()
     if node_id is not None and hasattr(server, "send_progress_text"):
-        server.send_progress_text(text, node_id)
+        server.send_progress_text(as_plain_text(text), node_id)
+
+
+def as_plain_text(text: str) -> str:
+    """Text that a page shows as it is: nodes on its canvas take it for HTML, nodes as elements for Markdown.
+
+    Words out of files must become neither scripts nor pictures from elsewhere; code is unreadable on our
+    nodes; lines stay lines.
+    """
+    for mark, harmless in {
+        "<": "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}",
+        ">": "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}",
+        "`": "",
+        "](": "] (",
+        "\n": "  \n",
+    }.items():
+        text = text.replace(mark, harmless)
+    return text
 
 
 def running_server() -> Any:

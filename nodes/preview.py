@@ -1,9 +1,10 @@
 """Moving preview: while a clip is sampled, its frames so far go to the page, which plays them on the node.
 
 ComfyUI's own preview goes on as it is and shows the first frame; ``web/preview.js`` puts the moving one over
-it. All frames are decoded in one go: their latents lie side by side on one sheet, which ComfyUI's own
-previewer takes for a single picture. A sheet is made only if the time spent on sheets stays a small part of
-the time that the run has taken.
+it. A page that cannot play is sent all frames on one sheet, as if ComfyUI had made that preview. All frames
+are decoded in one go: their latents lie side by side, which ComfyUI's own previewer takes for a single
+picture. A sheet is made only if the time spent on sheets stays a small part of the time that the run has
+taken.
 """
 
 from __future__ import annotations
@@ -65,29 +66,39 @@ class MovingPreview:
         self._spent = 0.0
         self._expected: float | None = None
         self._previewer: Any = None
+        self._sheet: Image.Image | None = None
+        """What a page that cannot play was sent."""
+        self._encoding = 0.0
+        """Seconds that the server takes to send it again."""
         self._off = False
 
     def __call__(self, step: int, x0: torch.Tensor, x: torch.Tensor, total_steps: int) -> Any:
         result = self._callback(step, x0, x, total_steps)
-        if not self._off and _is_clip(x0) and self._is_due() and host_preview.page_is_looking():
-            begun = self._clock()
-            try:
-                self._show(step, x0, total_steps)
-            except InterruptProcessingException:
-                raise
-            except Exception as error:  # a preview is not worth a run
-                self._off = True
-                logger.warning("No moving preview for the rest of this run: %s", error)
-            self._last = self._clock()
-            self._spent += self._last - begun
+        way = None if self._off or not _is_clip(x0) else host_preview.way_to_show()
+        if way is None:
+            return result
+        begun = self._clock()
+        try:
+            if self._is_due():
+                self._show(way, step + 1, x0, total_steps)
+                self._last = self._clock()
+            elif self._sheet is not None and self._is_affordable(self._encoding):
+                self._send_sheet(step + 1, total_steps)  # else the first frame, just sent, would stay
+        except InterruptProcessingException:
+            raise
+        except Exception as error:  # a preview is not worth a run
+            self._off = True
+            logger.warning("No moving preview for the rest of this run: %s", error)
+        self._spent += self._clock() - begun
         return result
 
     def _is_due(self) -> bool:
-        now = self._clock()
-        affordable = self._spent + (self._expected or 0.0) <= SHARE * (now - self._begun)
-        return affordable and now - self._last >= INTERVAL
+        return self._clock() - self._last >= INTERVAL and self._is_affordable(self._expected or 0.0)
 
-    def _show(self, step: int, x0: torch.Tensor, total_steps: int) -> None:
+    def _is_affordable(self, seconds: float) -> bool:
+        return self._spent + seconds <= SHARE * (self._clock() - self._begun)
+
+    def _show(self, way: str, step: int, x0: torch.Tensor, total_steps: int) -> None:
         """Send a sheet; the first time, find out whether there is a previewer and what a sheet will cost."""
         if self._expected is None:
             self._previewer = host_preview.core_previewer(self._patcher)
@@ -107,19 +118,30 @@ class MovingPreview:
         begun = self._clock()
         indices = chosen_frames(len(x0))
         picture, columns = contact_sheet(self._previewer, x0[indices])
+        drawn = self._clock()
         jpeg = io.BytesIO()
         picture.save(jpeg, "JPEG", quality=85)
+        self._expected = self._clock() - begun
+        self._encoding = self._clock() - drawn
+        self._sheet = picture if way == "sheet" else None
+        if way == "sheet":
+            self._send_sheet(step, total_steps)
+            return
         host_preview.send(
             {
                 **node,
-                "step": step + 1,
+                "step": step,
                 "steps": total_steps,
                 "frames": len(indices),
                 "columns": columns,
                 "image": base64.b64encode(jpeg.getvalue()).decode(),
             }
         )
-        self._expected = self._clock() - begun
+
+    def _send_sheet(self, step: int, total_steps: int) -> None:
+        """ComfyUI's server encodes it, in its own thread."""
+        host_preview.send_as_core_does(self._sheet, step, total_steps)
+        self._spent += self._encoding
 
 
 def chosen_frames(num_frames: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -237,23 +236,43 @@ def training(seed=1, steps=24, clips="squares", **changes):
 
 @contextmanager
 def asked_all_the_time(server):
-    """Seconds that the server takes to answer /queue, from a thread of their own."""
-    seconds, stop = [], threading.Event()
+    """Asks for /queue from a thread of its own. For each answer: the seconds it took, and those that the
+    server has computed meanwhile. On a machine with other work the first is longer by the others' turns; no
+    answer takes longer than the smaller of the two where the server has the machine for itself."""
+    import psutil
+
+    answers, stop = [], threading.Event()
+    process = psutil.Process(server.pid)
+
+    def now():
+        spent = process.cpu_times()
+        return time.monotonic(), spent.user + spent.system
 
     def ask():
         while not stop.is_set():
-            began = time.monotonic()
+            began = now()
             server.get("/queue")
-            seconds.append(time.monotonic() - began)
+            answers.append(tuple(end - start for start, end in zip(began, now(), strict=True)))
             time.sleep(0.02)
 
     thread = threading.Thread(target=ask)
     thread.start()
     try:
-        yield seconds
+        yield answers
     finally:
         stop.set()
         thread.join()
+
+
+def assert_answered(answers, within=0.5):
+    """Every answer in time."""
+    waited = [min(pair) for pair in answers]
+    print(
+        f"/queue answered {len(answers)} times in at most {max(answers)[0]:.3f} s, "
+        f"{max(waited):.3f} s of which the server itself computed, median {statistics.median(waited):.3f} s"
+    )
+    assert max(waited) < within
+    assert statistics.median(waited) < 0.1
 
 
 def test_a_motion_lora_is_trained_in_the_graph_cancelled_resumed_and_used(server):
@@ -264,7 +283,7 @@ def test_a_motion_lora_is_trained_in_the_graph_cancelled_resumed_and_used(server
         if kind == "progress" and data.get("node") == "10" and data["max"] == 24 and data["value"] >= 5:
             server.interrupt()
 
-    with asked_all_the_time(server) as seconds:
+    with asked_all_the_time(server) as answers:
         with pytest.raises(PromptError) as error:
             server.run(training(seed=30), on_event=stop)
         assert error.value.kind == "interrupted"
@@ -276,11 +295,7 @@ def test_a_motion_lora_is_trained_in_the_graph_cancelled_resumed_and_used(server
     assert history.status == "success"
     steps = [value for value, most in history.progress("10") if most == 24]
     assert min(steps) == reached + 1 and max(steps) == 24, "goes on, and does not begin again"
-    # Longer by as much as other processes wait for each core of this machine.
-    longest, busy = max(seconds), max(1.0, os.getloadavg()[0] / os.cpu_count())
-    print(f"/queue answered {len(seconds)} times in at most {longest:.3f} s, {busy:.1f} processes a core")
-    assert longest < 0.5 * busy
-    assert statistics.median(seconds) < 0.1
+    assert_answered(answers)
     assert (server.base_directory / "models" / "animatediff_motion_lora" / "zoom.safetensors").is_file()
     (picture, clip) = history.outputs["10"]["images"]
     assert picture["filename"].endswith("-loss.png")

@@ -538,6 +538,8 @@ def test_page_runs_every_workflow(page, server, renderer, path):
     assert page.nodes_that_show_pictures() >= shown
     assert page.faults() == [] and page.alerts() == [] and page.errors == []
     assert overlapping(page.boxes()) == [], "with what the run has written on the nodes"
+    for kind in {node["type"] for node in workflow["nodes"] if "FlipbookTrain" in node["type"]}:
+        assert page.pictures_drawn(kind) == (renderer == "elements"), "the curve, once"
     if folder := os.environ.get("FLIPBOOK_SCREENSHOTS"):
         page.screenshot(Path(folder) / f"{path.stem}-{renderer}.png")
 

@@ -83,11 +83,15 @@ def _parser() -> argparse.ArgumentParser:
     sampling.add_argument("--prompt", action="append", default=[], help="once for each clip")
     sampling.add_argument("--out", default="", help="folder of the clips; by default in the run's folder")
     _command(commands, "evaluate", _evaluate, "loss on held-out clips by range of timesteps, as JSON")
-    text = "write a motion module or LoRA of any layout in the original one"
+    text = "write a motion module or LoRA of any layout in the original one, or in diffusers'"
     converting = commands.add_parser("convert", help=text, description=text)
     converting.add_argument("source", help="file to read")
     converting.add_argument(
-        "target", help="file to write: .safetensors, or .ckpt for the original repository"
+        "target",
+        help="file to write: .safetensors, or .ckpt for the original repository; for diffusers a folder",
+    )
+    converting.add_argument(
+        "--layout", choices=("original", "diffusers"), default="original", help="of a motion module"
     )
     converting.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the weights")
     converting.set_defaults(run=_convert)
@@ -172,7 +176,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _convert(options: argparse.Namespace) -> int:
     from .commands import convert
 
-    print(f"{options.target}: {convert(Path(options.source), Path(options.target), options.dtype)}")
+    done = convert(Path(options.source), Path(options.target), options.dtype, options.layout)
+    print(f"{options.target}: {done}")
     return 0
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ..motion_core.files.checkpoint import load_motion_module, save_motion_module
+from ..motion_core.files.checkpoint import load_with_parts, open_motion_module, save_motion_module
 from ..motion_core.files.lora import read_lora, save_domain_adapter, save_motion_lora
+from ..motion_core.files.motion_adapter import save_motion_adapter
 from ..motion_core.files.recognise import recognise
 from ..motion_core.files.tensor_file import TensorFile
 from .config import RunConfig
@@ -140,28 +142,39 @@ def evaluate(config: RunConfig) -> dict[str, float]:
     }
 
 
-def convert(source: Path, target: Path, dtype: str | None = None) -> str:
-    """Write a motion module or LoRA of any layout in the original one; returns what it was.
+def convert(source: Path, target: Path, dtype: str | None = None, layout: str = "original") -> str:
+    """Write a motion module or LoRA of any layout in another one; returns what it was.
 
     Args:
         source: any file that the pack reads.
         target: ``.safetensors``; or ``.ckpt``, which the original repository wants.
         dtype: of the weights; by default as they are.
+        layout: ``original``, or ``diffusers``: then of motion modules alone, and the target is a folder.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or nothing that can be converted.
+        FileNotFoundError, ValueError: no such file, nothing that can be converted, or a target that is taken.
     """
     if target.exists() and target.samefile(source):
         raise ValueError(
             f"{target} is the file to read as well. Nothing was converted: name another file to write."
         )
+    is_taken = target.is_file() or (target.is_dir() and any(os.scandir(target)))
+    if layout == "diffusers" and (is_taken or target.suffix in (".safetensors", ".ckpt")):
+        raise ValueError(
+            f"{target} is a file or holds some. diffusers' layout is a folder: name one that is new or empty."
+        )
     metadata = {key: value for key, value in TensorFile(source).metadata.items() if key != "format"}
     kind = recognise(TensorFile(source).shapes)
     kind_of_float = None if dtype is None else DTYPES[dtype]
     if kind == "motion_module":
-        model = load_motion_module(source, fused_qkv=False)
-        save_motion_module(target, model, metadata, dtype=kind_of_float)
+        model = load_with_parts(open_motion_module(source), fused_qkv=False)
+        save = save_motion_module if layout == "original" else save_motion_adapter
+        save(target, model, metadata, dtype=kind_of_float)
         return f"{kind}: {model.config.describe()}"
+    if layout != "original":
+        raise ValueError(
+            f"{source.name} is no motion module, and only those have a layout of {layout}'s own."
+        )
     file = read_lora(source)
     layers = {}
     for name, layer in file.layers.items():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..motion_core.files.checkpoint import load_motion_module, open_motion_module, save_motion_module
+from ..motion_core.files.checkpoint import load_with_parts, open_motion_module, save_motion_module
 from ..motion_core.files.lora import read_lora, save_motion_lora
 from ..motion_core.files.recognise import recognise
 from ..motion_core.files.tensor_file import TensorFile
@@ -63,7 +63,7 @@ def inspected(file: Path) -> list[str]:
 
 
 def _read(path: Path) -> ModuleWeights:
-    return weights_of(path.name, load_motion_module(path, fused_qkv=False))
+    return weights_of(path.name, load_with_parts(open_motion_module(path), fused_qkv=False))
 
 
 def _write(target: Path, weights: ModuleWeights, made_from: str, dtype: str | None) -> None:

@@ -109,7 +109,18 @@ def input_layer(weight: torch.Tensor, *, operations: Any = nn, dtype: torch.dtyp
         ADDED_CHANNELS, own.shape[0], size, padding=size // 2, bias=False, dtype=dtype, device="meta"
     )
     layer.load_state_dict({"weight": own.to(dtype)}, assign=True)
+    layer.latent_part = weight[:, :LATENT_CHANNELS].to(own.dtype if dtype is None else dtype, copy=True)
     return layer.requires_grad_(False).eval()
+
+
+def whole_convolution(layer: nn.Module, own: torch.Tensor) -> torch.Tensor:
+    """The weight of PIA's whole first convolution ``(C0, 9, k, k)``, as files hold it.
+
+    Args:
+        layer: of :func:`input_layer`.
+        own: its weight, or what that has become.
+    """
+    return torch.cat([layer.latent_part.to(own), own], dim=1)
 
 
 class AddedInput(LayerOfOneCall):

@@ -22,7 +22,7 @@ from torch import nn
 from ..module.config import ModuleShape, MotionModuleConfig
 from ..module.layers import sinusoidal_positions
 from ..module.model import MotionModel
-from .control_parts import NOTES, control_keys, parts_of
+from .control_parts import NOTES, control_keys, load_control_parts, parts_of, split_weights
 from .conventions import configure
 from .layouts import MODULE_KEY, one_copy, read_scales
 from .recognise import KINDS, recognise
@@ -183,11 +183,10 @@ def _fill(
 
 
 def motion_state_dict(model: MotionModel) -> dict[str, torch.Tensor]:
-    """The weights under the original names, position tables included, q, k and v apart."""
+    """The weights under the original names, position tables included, q, k and v apart. Parts that steer by
+    a picture are not among them (:func:`control_state_dict`)."""
     state = {}
-    # Not state_dict(), which hooks of wrappers (sharding) change.
-    for key, weight in model.named_parameters():
-        tensor = weight.detach()
+    for key, tensor in split_weights(model, _parameters(model))[0].items():
         if ".to_qkv." in key:
             for part, piece in zip("qkv", tensor.chunk(3), strict=True):
                 state[key.replace(".to_qkv.", f".to_{part}.")] = piece
@@ -197,6 +196,29 @@ def motion_state_dict(model: MotionModel) -> dict[str, torch.Tensor]:
         if name.endswith(".pos_encoder"):
             state[f"{name}.pe"] = module.pe
     return state
+
+
+def control_state_dict(model: MotionModel) -> dict[str, torch.Tensor]:
+    """The weights of parts that steer the modules by a picture, by their names in files; none: empty."""
+    return split_weights(model, _parameters(model))[1]
+
+
+def _parameters(model: MotionModel) -> dict[str, torch.Tensor]:
+    """Not state_dict(), which hooks of wrappers (sharding) change."""
+    return {key: weight.detach() for key, weight in model.named_parameters()}
+
+
+def load_with_parts(file: MotionFile, **options: Any) -> MotionModel:
+    """:func:`load_motion_module`, with the parts that steer the modules by a picture where the file has them.
+
+    Raises:
+        ValueError: as there, or a part is incomplete.
+    """
+    model = load_motion_module(file, **options)
+    kinds = {name: value for name, value in options.items() if name in ("operations", "dtype")}
+    kinds["dtype"] = kinds.get("dtype") or working_dtype(file.dtype)
+    load_control_parts(model, file.source, file.control_keys, **kinds)
+    return model
 
 
 def config_metadata(config: MotionModuleConfig) -> dict[str, str]:
@@ -233,7 +255,7 @@ def save_motion_module(
     """
     state = {
         key: tensor if key.endswith(".pe") or dtype is None else tensor.to(dtype)
-        for key, tensor in motion_state_dict(model).items()
+        for key, tensor in {**motion_state_dict(model), **control_state_dict(model)}.items()
     }
     save_tensors(path, state, {**(metadata or {}), **config_metadata(model.config)})
 
@@ -357,7 +379,9 @@ def _positions(file: MotionFile, path: str, shape: torch.Size) -> torch.Tensor:
 __all__ = [
     "MotionFile",
     "config_metadata",
+    "control_state_dict",
     "load_motion_module",
+    "load_with_parts",
     "motion_state_dict",
     "open_motion_module",
     "save_motion_module",

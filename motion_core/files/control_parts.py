@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..control.image_encoder import PREFIX, encoder_for
-from ..control.pia import ADDED_CHANNELS, LATENT_CHANNELS, input_layer
+from ..control.pia import ADDED_CHANNELS, LATENT_CHANNELS, input_layer, whole_convolution
 from ..module.model import MotionModel
 from .tensor_file import TensorFile
 from .weights import computable, require_finite, require_floats
@@ -74,16 +74,47 @@ def load_control_parts(
     Raises:
         ValueError: a part is incomplete or its weights are none.
     """
-    parts = parts_of(keys)
-    state = read_weights(source, keys, dtype) if parts else {}
+    state = read_weights(source, keys, dtype) if parts_of(keys) else {}
     try:
-        if PIA_INPUT in parts:
-            model.add_module(PIA_INPUT, input_layer(state[CONVOLUTION], operations=operations, dtype=dtype))
-        if IMAGE_ENCODER in parts:
-            encoder = encoder_for(state, operations=operations, dtype=dtype)
-            model.add_module(IMAGE_ENCODER, encoder.requires_grad_(False))
+        add_control_parts(model, state, operations=operations, dtype=dtype)
     except ValueError as error:
         raise ValueError(f"{source.name} cannot be used. {error}") from error
+
+
+def add_control_parts(
+    model: MotionModel,
+    state: Mapping[str, torch.Tensor],
+    *,
+    operations: Any = nn,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Add the parts that weights are of to a motion model; their names are those of :func:`control_keys`.
+
+    Raises:
+        ValueError: a part is incomplete.
+    """
+    parts = parts_of(state)
+    if PIA_INPUT in parts:
+        model.add_module(PIA_INPUT, input_layer(state[CONVOLUTION], operations=operations, dtype=dtype))
+    if IMAGE_ENCODER in parts:
+        encoder = encoder_for(state, operations=operations, dtype=dtype)
+        model.add_module(IMAGE_ENCODER, encoder.requires_grad_(False))
+
+
+def split_weights(
+    model: MotionModel, weights: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """A motion model's weights by its own names -> those of its modules, and those of its parts by the names
+    of :func:`control_keys`."""
+    modules, parts = {}, {}
+    for name, weight in weights.items():
+        if name == f"{PIA_INPUT}.weight":
+            parts[CONVOLUTION] = whole_convolution(model.get_submodule(PIA_INPUT), weight)
+        elif name.startswith(PREFIX):
+            parts[name] = weight
+        else:
+            modules[name] = weight
+    return modules, parts
 
 
 def read_weights(

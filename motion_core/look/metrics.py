@@ -62,38 +62,56 @@ class ClipMetrics:
         return self.pan >= STILL
 
 
-def measure(frames: torch.Tensor, progress: Callable[[int, int], None] | None = None) -> ClipMetrics:
+def measure(
+    frames: torch.Tensor,
+    progress: Callable[[int, int], None] | None = None,
+    device: torch.device | str | None = None,
+) -> ClipMetrics:
     """Measure a clip.
 
     Args:
-        frames: (F, H, W, C), 0 .. 1; alpha is not looked at.
+        frames: (F, H, W, C), 0 .. 1; grey where C is 1 or 2, and alpha is not looked at.
         progress: is told how many of how many steps between frames are done.
+        device: where it is computed; by default where the frames are.
 
     Raises:
-        ValueError: fewer than two frames, or smaller than 16 x 16.
+        ValueError: fewer than two frames, smaller than 16 x 16, or values that are no numbers.
     """
     if frames.shape[0] < 2:
         raise ValueError("A single frame has no motion: at least two are needed.")
     if min(frames.shape[1:3]) < 16:
         raise ValueError(f"Frames of {frames.shape[2]} x {frames.shape[1]} are too small: at least 16 x 16.")
-    pictures = grey(frames)
-    flows: list[Flow] = []
+    # One by one: a long clip is many times as large as what is looked at.
+    pictures = torch.cat([grey(frame[None].to(device or frame.device)) for frame in frames])
+    if not torch.isfinite(pictures).all():
+        raise ValueError(
+            "The frames hold values that are no numbers (NaN or infinite), which have no motion."
+        )
+    steps: list[Step] = []
+    jumps: list[float] = []
+    changed = total = 0.0
+    before: Flow | None = None
     for number in range(len(pictures) - 1):
-        flows.append(optical_flow(pictures[number, None], pictures[number + 1, None]))
+        flow = optical_flow(pictures[number, None], pictures[number + 1, None])
+        steps.append(_step(flow, pictures[number], pictures[number + 1]))
+        if before is not None:
+            jumps.append(_jump(pictures[number - 1 : number + 2], before, flow))
+            change, length = _change_of_flow(before, flow)
+            changed, total = changed + change, total + length
+        before = flow
         if progress is not None:
             progress(number + 1, len(pictures) - 1)
-    steps = tuple(_step(flow, pictures[i], pictures[i + 1]) for i, flow in enumerate(flows))
-    jumps = tuple(_jump(pictures, flows, number) for number in range(1, len(pictures) - 1))
     right, up = (sum(getattr(step, side) for step in steps) / len(steps) for side in ("right", "up"))
     pan = math.hypot(right, up)
     changes = sorted(step.change for step in steps)
     seam = _change(pictures[-1], pictures[0])
     floor = 100 * HALF_A_GREY
+    still = 2 * STILL / 100
     return ClipMetrics(
-        steps=steps,
-        jumps=jumps,
+        steps=tuple(steps),
+        jumps=tuple(jumps),
         flicker=sum(jumps) / len(jumps) if jumps else 0.0,
-        smoothness=_smoothness(flows),
+        smoothness=1.0 if total / max(len(jumps), 1) < still else max(0.0, 1.0 - changed / total),
         motion=sum(step.motion for step in steps) / len(steps),
         direction=math.degrees(math.atan2(up, right)) % 360.0 if pan >= STILL else 0.0,
         pan=pan,
@@ -138,29 +156,24 @@ def _trust(flow: Flow) -> torch.Tensor:
     return trust + 1e-12
 
 
-def _jump(pictures: torch.Tensor, flows: list[Flow], number: int) -> float:
-    """Flicker of one frame: a steady change of light and steady motion leave nothing."""
-    there, inside = warped(pictures[number + 1, None], flows[number].vectors)
+def _jump(pictures: torch.Tensor, before: Flow, after: Flow) -> float:
+    """Flicker of the middle one of three: a steady change of light and steady motion leave nothing."""
+    there, inside = warped(pictures[2, None], after.vectors)
     # Backwards, the step before is taken to end where it began: its vectors at the pixel they lead to.
-    back, _ = warped(-flows[number - 1].vectors[None], -flows[number - 1].vectors)
-    before, also = warped(pictures[number - 1, None], back[0])
-    far = (pictures[number, 0] - (there + before)[0, 0] / 2).abs()
+    back, _ = warped(-before.vectors[None], -before.vectors)
+    earlier, also = warped(pictures[0, None], back[0])
+    far = (pictures[1, 0] - (there + earlier)[0, 0] / 2).abs()
     seen = inside & also
     return 100 * float(far[seen].mean()) if seen.any() else 0.0
 
 
-def _smoothness(flows: list[Flow]) -> float:
-    changed = total = 0.0
-    for one, two in zip(flows, flows[1:], strict=False):
-        trust, side = _trust(one), max(one.vectors.shape)
-        here, _ = warped(two.vectors[None], one.vectors)
-        lengths = one.vectors.norm(dim=0) + here[0].norm(dim=0)
-        share = trust / trust.sum() / side
-        changed += float((share * (here[0] - one.vectors).norm(dim=0)).sum())
-        total += float((share * lengths).sum())
-    steps = max(len(flows) - 1, 1)
-    still = 2 * STILL / 100
-    return 1.0 if total / steps < still else max(0.0, 1.0 - changed / total)
+def _change_of_flow(one: Flow, two: Flow) -> tuple[float, float]:
+    """Mean length of the change from one step to the next, and of both together, parts of the longer side."""
+    trust, side = _trust(one), max(one.vectors.shape)
+    here, _ = warped(two.vectors[None], one.vectors)
+    share = trust / trust.sum() / side
+    lengths = one.vectors.norm(dim=0) + here[0].norm(dim=0)
+    return float((share * (here[0] - one.vectors).norm(dim=0)).sum()), float((share * lengths).sum())
 
 
 def _change(one: torch.Tensor, two: torch.Tensor) -> float:

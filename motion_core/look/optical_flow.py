@@ -13,6 +13,8 @@ import torch.nn.functional as F
 
 LONGEST = 256
 """Pixels of the longer side at which flow is computed."""
+NARROWEST = 16
+"""Pixels of the shorter side there, at least."""
 COARSEST = 12
 """Pixels of the shorter side of the coarsest level, at least."""
 ITERATIONS = 4
@@ -32,13 +34,17 @@ class Flow:
 
 
 def grey(frames: torch.Tensor) -> torch.Tensor:
-    """``(F, H, W, 3)`` -> ``(F, 1, h, w)``: luma (BT.601), no larger than flow is computed at."""
-    luma = frames[..., :3].float() @ frames.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32)
+    """``(F, H, W, C)`` -> ``(F, 1, h, w)``: luma (BT.601), no larger than flow is computed at. C is 3 or 4,
+    or less: then the first is grey."""
+    if frames.shape[-1] < 3:
+        luma = frames[..., 0].float()
+    else:
+        luma = frames[..., :3].float() @ frames.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32)
     luma = luma.unsqueeze(1)
-    factor = LONGEST / max(luma.shape[-2:])
+    height, width = luma.shape[-2:]
+    factor = max(LONGEST / max(height, width), NARROWEST / min(height, width))  # the same for both sides
     if factor < 1.0:
-        size = [max(8, round(side * factor)) for side in luma.shape[-2:]]
-        luma = F.interpolate(luma, size=size, mode="area")
+        luma = F.interpolate(luma, size=[round(height * factor), round(width * factor)], mode="area")
     return luma
 
 

@@ -98,7 +98,20 @@ def blend(
     config = _with_lengths(one.config, tensors)
     if config.pe_length < max(one.config.pe_length, other.config.pe_length):
         notes.append(f"Positions: the {config.pe_length} rows that both modules have.")
-    return ModuleWeights(f"{one.name} + {other.name}", config, tensors), notes
+    controls = _controls(one, other, weight, notes)
+    return ModuleWeights(f"{one.name} + {other.name}", config, tensors, controls), notes
+
+
+def _controls(
+    one: ModuleWeights, other: ModuleWeights, share: float, notes: list[str]
+) -> dict[str, torch.Tensor]:
+    """The first's parts that steer by a picture, mixed with the second's if these are alike."""
+    shapes = [{key: part.shape for key, part in each.controls.items()} for each in (one, other)]
+    if shapes[0] == shapes[1]:
+        return {key: _mixed(part, other.controls[key], share).to(part) for key, part in one.controls.items()}
+    whose = [f"{each.name} has {'one' if each.controls else 'none'}" for each in (one, other)]
+    notes.append(f"The part that steers by a picture is the first's, for they differ: {', '.join(whose)}.")
+    return dict(one.controls)
 
 
 def _mixed(first: torch.Tensor, second: torch.Tensor, share: float) -> torch.Tensor:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
+from ..files.control_parts import NOTES, parts_of
 from ..files.lora import LoraFile
 from ..files.words import shown
 from ..module.layers import sinusoidal_positions
+from . import loss_curve
 from .module_weights import POSITIONS, ModuleWeights
 
 MOST_WORDS = 40
@@ -92,6 +94,8 @@ def describe_module(weights: ModuleWeights, metadata: Mapping[str, str]) -> list
     if table is not None:
         kind = "sinusoids, as released" if far < 2e-2 else f"trained, up to {far:.3g} off the sinusoids"
         lines.append(f"positions: {table.shape[0]} rows, {kind}")
+    for part in parts_of(weights.controls):
+        lines.append(f"steered by a picture: {NOTES[part].split(':')[0]}")
     lines.append("root mean square of the weights:")
     for one in norms(weights):
         lines.append(
@@ -124,4 +128,7 @@ def describe_lora(lora: LoraFile) -> list[str]:
 
 
 def _words(metadata: Mapping[str, str]) -> list[str]:
-    return ["metadata:", *metadata_lines(metadata)] if metadata else ["no metadata"]
+    losses = loss_curve.of_metadata(metadata)
+    others = {key: value for key, value in metadata.items() if not losses or key != loss_curve.KEY}
+    lines = [loss_curve.described(losses)] if losses else []
+    return [*lines, *(["metadata:", *metadata_lines(others)] if others else ["no metadata"])]

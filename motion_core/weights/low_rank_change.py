@@ -67,7 +67,7 @@ def merge_lora(
         line += (
             f"; {len(lora.ignored)} tensors of no known use were left out, such as {shown(lora.ignored[0])}"
         )
-    merged = ModuleWeights(f"{weights.name} + {lora.name}", weights.config, tensors)
+    merged = ModuleWeights(f"{weights.name} + {lora.name}", weights.config, tensors, weights.controls)
     return merged, line
 
 
@@ -137,6 +137,10 @@ def extract_lora(
         if key in names:
             continue
         norm = float(_difference(base, tuned, key).norm())
+        if norm:
+            left[key] = norm
+    for key in base.controls.keys() & tuned.controls.keys():
+        norm = float((tuned.controls[key].double() - base.controls[key].double()).norm())
         if norm:
             left[key] = norm
     whole = math.sqrt(square + sum(norm**2 for norm in left.values()))

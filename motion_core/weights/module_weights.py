@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..files.checkpoint import motion_state_dict
+from ..files.checkpoint import control_state_dict, motion_state_dict
+from ..files.control_parts import add_control_parts
 from ..module.config import MotionModuleConfig
 from ..module.model import MotionModel
 
@@ -26,6 +27,8 @@ class ModuleWeights:
     config: MotionModuleConfig
     tensors: Mapping[str, torch.Tensor]
     """By the original's names, q, k and v apart, one position table per attention."""
+    controls: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Of parts that steer the modules by a picture (:mod:`motion_core.files.control_parts`)."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -35,7 +38,7 @@ class ModuleWeights:
 
 def weights_of(name: str, model: MotionModel) -> ModuleWeights:
     """The weights that a model holds, not copied."""
-    return ModuleWeights(name, model.config, motion_state_dict(model))
+    return ModuleWeights(name, model.config, motion_state_dict(model), control_state_dict(model))
 
 
 def model_of(weights: ModuleWeights, *, operations: Any = nn, fused_qkv: bool = True) -> MotionModel:
@@ -58,6 +61,7 @@ def model_of(weights: ModuleWeights, *, operations: Any = nn, fused_qkv: bool = 
                 own[parameter] = left.pop(key)
         if own:
             layer.load_state_dict(own, strict=True, assign=True)
+    add_control_parts(model, weights.controls, operations=operations, dtype=weights.dtype)
     return model.requires_grad_(False).eval()
 
 

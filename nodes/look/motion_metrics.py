@@ -56,9 +56,7 @@ class MotionMetrics(io.ComfyNode):
         check_inputs(cls, locals())
         bar = comfy.utils.ProgressBar(1)
         device = comfy.model_management.get_torch_device()
-        found = measure(
-            images.to(device, torch.float32), lambda done, total: bar.update_absolute(done, total)
-        )
+        found = measure(images, lambda done, total: bar.update_absolute(done, total), device)
         report = described(found, images)
         picture = torch.from_numpy(np.array(draw(found))).float().div(255.0).unsqueeze(0)
         show_on_node(cls, report)

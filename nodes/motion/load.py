@@ -11,11 +11,10 @@ from comfy_api.latest import io
 
 from ...motion_core.files.checkpoint import (
     MotionFile,
-    load_motion_module,
+    load_with_parts,
     open_motion_module,
     working_dtype,
 )
-from ...motion_core.files.control_parts import load_control_parts
 from ...motion_core.files.lora import read_lora
 from ...motion_core.files.recognise import KINDS
 from ...motion_core.module.config import GROUPNORM_MODES
@@ -191,8 +190,7 @@ def _load(file: MotionFile, disable_dynamic: bool = False) -> ModelPatcher:
     bar = comfy.utils.ProgressBar(file.num_values)
     # Layers cast to the type of their input, so any module runs on any base: fp16, bf16, fp32 or fp8.
     kinds = {"operations": comfy.ops.manual_cast, "dtype": weight_dtype(file.dtype, file.num_values)}
-    model = load_motion_module(file, **kinds, progress=lambda done: bar.update_absolute(done))
-    load_control_parts(model, file.source, file.control_keys, **kinds)
+    model = load_with_parts(file, **kinds, progress=lambda done: bar.update_absolute(done))
     return new_patcher(model, _load, file, plain=disable_dynamic)
 
 

@@ -10,6 +10,7 @@ import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ...motion_core.files.control_parts import split_weights
 from ...motion_core.weights.module_weights import ModuleWeights, model_of
 from ..compat import new_patcher
 from ..types import LoadedMotionModule
@@ -47,7 +48,8 @@ def weights_of_module(module: LoadedMotionModule) -> ModuleWeights:
     for name, layer in module.patcher.model.named_modules():
         if name.endswith(".pos_encoder"):
             tensors[f"{name}.pe"] = layer.pe.detach().to("cpu", torch.float32, copy=True)
-    return ModuleWeights(module.name, module.config, tensors)
+    modules, parts = split_weights(module.patcher.model, tensors)
+    return ModuleWeights(module.name, module.config, modules, parts)
 
 
 def derived_module(make: Callable[[], ModuleWeights], metadata: Mapping[str, str]) -> LoadedMotionModule:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
 from PIL import Image, ImageDraw, ImageFont
 
-from ...motion_core.files.checkpoint import load_motion_module, open_motion_module
+from ...motion_core.files.checkpoint import load_with_parts, open_motion_module
 from ...motion_core.files.lora import LoraFile, read_lora
 from ...motion_core.files.recognise import recognise
 from ...motion_core.files.tensor_file import TensorFile
@@ -18,11 +20,13 @@ from ...motion_core.weights.inspect import (
     norms,
     position_table,
 )
+from ...motion_core.weights.loss_curve import of_metadata
 from ...motion_core.weights.module_weights import ModuleWeights, weights_of
 from .. import paths
 from ..checks import check_inputs
 from ..compat import make_schema, show_on_node
 from ..motion.load import chosen_loras
+from ..training.curve import draw_curve
 from ..types import CATEGORY, MotionLora, MotionModule
 from .derived import require_module, weights_of_module
 
@@ -101,18 +105,18 @@ class InspectMotionModule(io.ComfyNode):
             module = require_module("motion_module", motion_module)
             weights = weights_of_module(module)
             lines += describe_module(weights, module.metadata)
-            pictures.append(draw_module(weights))
+            pictures += [draw_module(weights), *_losses(module.metadata)]
         for one in chosen_loras(motion_lora):
             lines += describe_lora(one.lora)
-            pictures.append(draw_lora(one.lora))
+            pictures += [draw_lora(one.lora), *_losses(one.lora.metadata)]
         if file and file != NONE:
             found = cls.validate_inputs(file)
             if found is not True:
                 raise ValueError(found)
             folder, _, name = file.partition("/")
-            more, picture = _of_file(folder, name)
+            more, drawn = _of_file(folder, name)
             lines += more
-            pictures.append(picture)
+            pictures += drawn
         if not pictures:
             raise ValueError(
                 "There is nothing to inspect: connect a module or a MotionLoRA, or choose a file."
@@ -123,15 +127,22 @@ class InspectMotionModule(io.ComfyNode):
         return io.NodeOutput(report, pixels, ui=ui.PreviewImage(pixels, cls=cls))
 
 
-def _of_file(folder: str, name: str) -> tuple[list[str], Image.Image]:
+def _of_file(folder: str, name: str) -> tuple[list[str], list[Image.Image]]:
     """Of a file, its notes too."""
     path = paths.full_path(folder, name)
     if recognise(TensorFile(path).shapes) in ("motion_lora", "domain_adapter"):
         lora = read_lora(path)
-        return describe_lora(lora), draw_lora(lora)
+        return describe_lora(lora), [draw_lora(lora), *_losses(lora.metadata)]
     opened = open_motion_module(path)
-    weights = weights_of(opened.source.name, load_motion_module(opened, fused_qkv=False))
-    return [*describe_module(weights, opened.source.metadata), *opened.notes], draw_module(weights)
+    weights = weights_of(opened.source.name, load_with_parts(opened, fused_qkv=False))
+    words = opened.source.metadata
+    return [*describe_module(weights, words), *opened.notes], [draw_module(weights), *_losses(words)]
+
+
+def _losses(metadata: Mapping[str, str]) -> list[Image.Image]:
+    """The curve of a training of ours."""
+    losses = of_metadata(metadata)
+    return [draw_curve(losses, losses[-1][0])] if losses else []
 
 
 def draw_module(weights: ModuleWeights) -> Image.Image:

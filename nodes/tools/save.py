@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -12,6 +13,7 @@ from comfy_api.latest import io
 
 from ...motion_core.files.checkpoint import save_motion_module
 from ...motion_core.files.lora import save_motion_lora
+from ...motion_core.files.motion_adapter import save_motion_adapter
 from ...motion_core.files.words import shown
 from ...motion_core.weights.module_weights import model_of
 from .. import paths
@@ -27,6 +29,8 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float32": torch.float32,
 }
+LAYOUTS = {"original": (save_motion_module, ".safetensors"), "diffusers": (save_motion_adapter, "")}
+"""What writes it, and the ending of its file; diffusers' is a folder."""
 OF_THE_FILE = ("format", "rank", "alpha")
 """Metadata that the writer knows better than a file before."""
 
@@ -41,13 +45,23 @@ class SaveMotionModule(io.ComfyNode):
             display_name="Save Motion Module",
             category=f"{CATEGORY}/tools",
             description=(
-                "Writes a motion module as .safetensors in the original layout, with what loaders want to "
-                "know in its metadata. Never overwrites: names are numbered."
+                "Writes a motion module as .safetensors in the original layout or in diffusers', with what "
+                "loaders want to know in its metadata. Never overwrites: names are numbered."
             ),
             search_aliases=["export motion module", "convert motion module"],
             inputs=[
                 MotionModule.Input("motion_module", tooltip="What is to be saved, with its patches in it."),
                 *_inputs("motion_module", "the folder of motion modules"),
+                io.Combo.Input(
+                    "layout",
+                    options=list(LAYOUTS),
+                    default="original",
+                    optional=True,
+                    tooltip=(
+                        "original: one file that all nodes read. diffusers: a folder that its MotionAdapter "
+                        "reads, and Load Motion Module too."
+                    ),
+                ),
             ],
             outputs=[],
             hidden=[io.Hidden.unique_id],
@@ -63,17 +77,22 @@ class SaveMotionModule(io.ComfyNode):
         folder: str = "models",
         licence: str = "",
         description: str = "",
+        layout: str = "original",
     ) -> io.NodeOutput:
         check_inputs(cls, locals())
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout is {shown(layout, 40)!r}, expected one of {', '.join(LAYOUTS)}.")
         module = require_module("motion_module", motion_module)
         words = _words(module.metadata, licence, description)
         kind = _dtype(dtype)
         model = model_of(weights_of_module(module))
+        save, ending = LAYOUTS[layout]
         path = _written(
             paths.MOTION_MODULES,
             folder,
             name,
-            lambda path: save_motion_module(path, model, words, dtype=kind),
+            lambda path: save(path, model, words, dtype=kind),
+            ending,
         )
         return _told(cls, path)
 
@@ -179,8 +198,10 @@ def _words(kept: Mapping[str, str], licence: str, description: str) -> dict[str,
     return words
 
 
-def _written(models: str, folder: str, name: str, write: Callable[[Path], None]) -> Path:
-    """Write to a name that is not taken; returns where.
+def _written(
+    models: str, folder: str, name: str, write: Callable[[Path], None], ending: str = ".safetensors"
+) -> Path:
+    """Write to a name that is not taken; returns where. Without an ending it is a folder.
 
     Raises:
         ValueError: a name that leaves the folder, or is none.
@@ -203,16 +224,17 @@ def _written(models: str, folder: str, name: str, write: Callable[[Path], None])
     place, stem, counter, *_ = folder_paths.get_save_image_path(name, base)
     Path(place).mkdir(parents=True, exist_ok=True)
     while True:
-        path = Path(place) / f"{stem}_{counter:05}_.safetensors"
+        path = Path(place) / f"{stem}_{counter:05}_{ending}"
         try:
-            path.open("x").close()  # the name is ours from here on, whoever else is counting
+            # The name is ours from here on, whoever else is counting.
+            path.open("x").close() if ending else path.mkdir()
             break
         except FileExistsError:
             counter += 1
     try:
         write(path)
     except BaseException:
-        path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True) if ending else shutil.rmtree(path, ignore_errors=True)
         raise
     return path
 

@@ -13,6 +13,7 @@ from typing import Any
 import folder_paths
 import numpy as np
 import torch
+from comfy_api.latest import Input, InputImpl
 from PIL import Image
 
 
@@ -101,19 +102,36 @@ def _as_file(clip: Any, fps: float, place: Path) -> tuple[Path, bool]:
     """Where a clip lies, and whether as frames."""
     if isinstance(clip, torch.Tensor):
         return _write_frames(clip, place), True
-    if not hasattr(clip, "get_components"):
+    if not isinstance(clip, Input.Video):
         raise ValueError(f"clips got a {type(clip).__name__}, expected IMAGE batches or VIDEOs.")
-    source = clip.get_stream_source()
-    if isinstance(source, str) and not _is_cut(clip):
-        return Path(source), False
+    file = _file_of(clip)
+    if file is not None:
+        return file, False
     parts = clip.get_components()
     return _write_frames(parts.images[_grid(len(parts.images), parts.frame_rate, fps)], place), True
 
 
-def _is_cut(video: Any) -> bool:
+def _file_of(video: Input.Video) -> Path | None:
+    """The file that holds a VIDEO as training reads it; None where it lies in memory or is a part of one."""
+    from ...training.data.video import MEDIA_ENDINGS
+
+    if type(video).get_stream_source is Input.Video.get_stream_source:
+        return None  # it has none, and would be encoded to one
+    source = video.get_stream_source()
+    if not isinstance(source, str) or Path(source).suffix.lower() not in MEDIA_ENDINGS:
+        return None
+    return None if _is_cut(video, source) else Path(source)
+
+
+def _is_cut(video: Input.Video, source: str) -> bool:
     """Whether a VIDEO is a part of its file; older ones always are the whole."""
     window = getattr(video, "get_active_trim_window", None)
-    return window is not None and tuple(window()) != (0.0, 0.0)
+    if window is not None:
+        return tuple(window()) != (0.0, 0.0)
+    # Some can be cut and do not tell where.
+    return hasattr(video, "as_trimmed") and (
+        video.get_duration() != InputImpl.VideoFromFile(source).get_duration()
+    )
 
 
 def _grid(count: int, rate: Fraction | float, fps: float) -> list[int]:
@@ -134,7 +152,16 @@ def _grid(count: int, rate: Fraction | float, fps: float) -> list[int]:
 
 
 def _write_frames(images: torch.Tensor, place: Path) -> Path:
-    """Frames (F, height, width, 3), 0..1, as PNG in a folder whose name is their content."""
+    """Frames (F, height, width, 3), 0..1, as PNG in a folder whose name is their content.
+
+    Raises:
+        ValueError: not of this shape.
+    """
+    if images.ndim != 4 or images.shape[-1] < 3 or not len(images):
+        raise ValueError(
+            f"clips got a tensor of the shape {tuple(images.shape)}, expected IMAGE batches: frames, height, "
+            "width, 3 channels."
+        )
     pixels = (images[..., :3].detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     content = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=12)
     content.update(repr(pixels.shape).encode())

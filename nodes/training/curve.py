@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+
+from ...motion_core.weights.loss_curve import thinned
 
 WIDTH, HEIGHT, EDGE = 640, 320, 44
 PAPER, GRID, INK, RAW, SMOOTH = (
@@ -19,21 +18,6 @@ PAPER, GRID, INK, RAW, SMOOTH = (
 )
 MOST_POINTS = 2000
 """More steps than pixels are averaged."""
-
-
-def read_losses(folder: Path) -> list[tuple[int, float]]:
-    """Step and loss of a run so far, from its record; a line that a kill cut off is passed over."""
-    path, found = folder / "metrics.jsonl", {}
-    if not path.is_file():
-        return []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-            if math.isfinite(entry["loss"]):
-                found[int(entry["step"])] = float(entry["loss"])
-        except (ValueError, LookupError, TypeError):
-            continue  # validation has lines of its own
-    return sorted(found.items())
 
 
 def smooth(values: Sequence[float]) -> list[float]:
@@ -50,7 +34,7 @@ def draw_curve(losses: Sequence[tuple[int, float]], steps: int) -> Image.Image:
     """Losses as a thin line, their running mean as a thick one; steps to the right, from 0 to ``steps``."""
     image = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
     pen, font = ImageDraw.Draw(image), ImageFont.load_default()
-    losses = _thinned(losses)
+    losses = thinned(losses, MOST_POINTS)
     values = [loss for _, loss in losses]
     low, high = min(values, default=0.0), max(values, default=1.0)
     high = high if high > low else low + 1e-6
@@ -75,12 +59,6 @@ def draw_curve(losses: Sequence[tuple[int, float]], steps: int) -> Image.Image:
     last = f"  step {losses[-1][0]}  mean {mean[-1]:.4f}" if losses else ""
     pen.text((EDGE, 12), f"loss{last}", INK, font=font)
     return image
-
-
-def _thinned(losses: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    size = -(-len(losses) // MOST_POINTS)
-    parts = [losses[start : start + size] for start in range(0, len(losses), max(size, 1))]
-    return [(part[-1][0], sum(loss for _, loss in part) / len(part)) for part in parts]
 
 
 def with_frames(curve: Image.Image, frames: Sequence[Image.Image], most: int = 8) -> Image.Image:

@@ -20,7 +20,7 @@ from PIL import Image
 from ..compat import logger, node_id, show_on_node
 from .base import device_name, loaded_base, precision, training_mode
 from .clips import sources
-from .curve import draw_curve, read_losses
+from .curve import draw_curve
 from .extras import require_extras
 from .settings import configuration
 from .watch import GraphWatch
@@ -64,6 +64,7 @@ def train_in_graph(
     """
     require_extras()
     from ...training.config import from_dict
+    from ...training.run.losses import read_losses
 
     place = Path(folder_paths.get_output_directory()) / PLACE
     found, stamps = sources(

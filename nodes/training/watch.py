@@ -13,7 +13,7 @@ import comfy.utils
 from PIL import Image
 
 from ..compat import show_on
-from .curve import draw_curve, read_losses, with_frames
+from .curve import draw_curve, with_frames
 
 SECONDS_BETWEEN_PICTURES = 2.0
 SECONDS_BETWEEN_LINES = 0.5
@@ -61,7 +61,7 @@ class GraphWatch:
             self._pictured = now
             picture = (
                 "JPEG",
-                with_frames(draw_curve(read_losses(self._folder), self._steps), self._frames),
+                with_frames(self._curve(), self._frames),
                 None,
             )
         self._move(step, self._steps, picture)
@@ -69,8 +69,7 @@ class GraphWatch:
     def rendered(self, step: int, frames: Sequence[Image.Image], fps: float) -> None:
         """A sample clip, for the next picture."""
         self._frames, self._pictured = list(frames), 0.0
-        curve = draw_curve(read_losses(self._folder), self._steps)
-        self._move(step, self._steps, ("JPEG", with_frames(curve, self._frames), None))
+        self._move(step, self._steps, ("JPEG", with_frames(self._curve(), self._frames), None))
 
     def interrupted(self) -> None:
         """A layer of ComfyUI has raised, which each does once the user has cancelled."""
@@ -79,6 +78,11 @@ class GraphWatch:
     def wants_stop(self) -> bool:
         """Whether the user has cancelled."""
         return self._cancelled or comfy.model_management.processing_interrupted()
+
+    def _curve(self) -> Image.Image:
+        from ...training.run.losses import read_losses
+
+        return draw_curve(read_losses(self._folder), self._steps)
 
     def _move(self, done: int, total: int, picture: tuple | None = None) -> None:
         """The bar raises when the user has cancelled; a run first saves what it has."""

@@ -194,6 +194,16 @@ class Frontend:
         )
         return {int(number) for number in ids}
 
+    def pictures_drawn(self, node_type: str) -> int:
+        """How many pictures the first node of a type shows as an element of the page."""
+        return self.page.evaluate(
+            """type => {
+                const node = window.app.graph._nodes.find(node => node.type === type);
+                return document.querySelectorAll(`[data-node-id="${node.id}"] img`).length;
+            }""",
+            node_type,
+        )
+
     def drawn_nodes(self) -> set[int]:
         """Ids of the nodes in view that are elements of the page."""
         self.page.evaluate(_SHOW_ALL)

@@ -5,6 +5,8 @@ import io
 from types import SimpleNamespace
 
 import comfy.sample
+import comfy.utils
+import folder_paths
 import latent_preview
 import pytest
 import torch
@@ -15,6 +17,7 @@ from comfy.cli_args import LatentPreviewMethod, args
 from comfy.model_management import InterruptProcessingException
 from comfy.taesd.taesd import TAESD
 from PIL import Image
+from safetensors.torch import save_file
 
 FRAMES, SIZE = 6, 8
 NODE = {"node_id": "7", "display_node_id": "7", "prompt_id": "p"}
@@ -30,7 +33,7 @@ def sent(monkeypatch):
     """Messages to a page that looks on; time passes so fast that every step has one."""
     messages = []
     monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.Latent2RGB)
-    monkeypatch.setattr(host_preview, "page_is_looking", lambda: True)
+    monkeypatch.setattr(host_preview, "way_to_show", lambda: "moving")
     monkeypatch.setattr(host_preview, "running_node", lambda: NODE)
     monkeypatch.setattr(host_preview, "send", messages.append)
     monkeypatch.setattr(preview, "INTERVAL", 0.0)
@@ -54,12 +57,51 @@ def picture(message):
     return Image.open(io.BytesIO(base64.b64decode(message["image"])))
 
 
-def test_latents_are_the_same_to_the_bit(model, sent, monkeypatch):
-    with_preview = sample(model)
-    assert len(sent) == 3
-    monkeypatch.setattr(host_preview, "page_is_looking", lambda: False)
-    assert torch.equal(sample(model), with_preview)
-    assert len(sent) == 3
+@pytest.fixture
+def taesd(tmp_path, monkeypatch):
+    """A small autoencoder with random weights where ComfyUI looks for TAESD."""
+    torch.manual_seed(0)
+    network = TAESD(latent_channels=4)
+    for parameter in network.taesd_decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    save_file(network.taesd_decoder.state_dict(), tmp_path / "taesd_decoder.safetensors")
+    _, endings = folder_paths.folder_names_and_paths["vae_approx"]
+    monkeypatch.setitem(
+        folder_paths.folder_names_and_paths, "vae_approx", ([str(tmp_path)], endings | {".safetensors"})
+    )
+    monkeypatch.delitem(folder_paths.filename_list_cache, "vae_approx", raising=False)
+    yield network
+    folder_paths.filename_list_cache.pop("vae_approx", None)
+
+
+@pytest.mark.parametrize(
+    ("method", "previewer", "way"),
+    [
+        (LatentPreviewMethod.Latent2RGB, latent_preview.Latent2RGBPreviewer, "moving"),
+        (LatentPreviewMethod.Latent2RGB, latent_preview.Latent2RGBPreviewer, "sheet"),
+        (LatentPreviewMethod.TAESD, latent_preview.TAESDPreviewerImpl, "moving"),
+        (LatentPreviewMethod.NoPreviews, None, "moving"),
+    ],
+    ids=["latent2rgb", "latent2rgb, sheet", "taesd", "off"],
+)
+def test_latents_are_the_same_to_the_bit(model, sent, taesd, monkeypatch, method, previewer, way):
+    """With ComfyUI's own callback, as its samplers have it; a TAESD shows eight pixels for one."""
+    used = []
+    monkeypatch.setattr(args, "preview_method", method)
+    monkeypatch.setattr(host_preview, "way_to_show", lambda: way)
+    monkeypatch.setattr(host_preview, "send_as_core_does", lambda picture, *_: sent.append(picture))
+    draw = preview.contact_sheet
+    monkeypatch.setattr(
+        preview, "contact_sheet", lambda *given: (used.append(type(given[0])), draw(*given))[1]
+    )
+    with_preview = sample(model, callback=latent_preview.prepare_callback(model, 3))
+    assert len(sent) == (3 if previewer else 0) and set(used) == ({previewer} if previewer else set())
+    if previewer:
+        factor = 8 if method == LatentPreviewMethod.TAESD else 1
+        shown = sent[0] if way == "sheet" else picture(sent[0])
+        assert shown.size == (3 * SIZE * factor, 2 * SIZE * factor)
+    monkeypatch.setattr(host_preview, "way_to_show", lambda: None)
+    assert torch.equal(sample(model, callback=None), with_preview)
 
 
 def test_a_sheet_holds_every_frame(model, sent):
@@ -102,6 +144,65 @@ def test_the_samplers_own_callback_sees_what_it_saw(model, sent):
     seen = []
     sample(model, callback=lambda step, x0, x, total: seen.append((step, x0.shape, total)))
     assert seen == [(step, (FRAMES, 4, SIZE, SIZE), 3) for step in range(3)]
+
+
+@pytest.fixture
+def pages(monkeypatch):
+    """A server with the connections of four pages; ``pages(name)``: who has queued the prompt."""
+    knowing = {"feature_flags": {"supports_preview_metadata": True}}
+    server = SimpleNamespace(
+        client_id=None,
+        sockets_metadata={
+            "plays": {**knowing, host_preview.EVENT: True},
+            "off": {**knowing, host_preview.EVENT: False},
+            "without our extension": dict(knowing),
+            "old frontend": {"feature_flags": {}, host_preview.EVENT: True},
+        },
+    )
+    monkeypatch.setattr(host_preview, "running_server", lambda: server)
+    return lambda name: setattr(server, "client_id", name)
+
+
+@pytest.mark.parametrize(
+    ("page", "way"),
+    [
+        ("plays", "moving"),
+        ("off", None),
+        ("without our extension", "sheet"),
+        ("old frontend", "sheet"),
+        ("gone", None),
+        (None, None),
+    ],
+)
+def test_what_a_page_can_decides_how_it_is_shown(pages, page, way):
+    pages(page)
+    assert host_preview.way_to_show() == way
+
+
+def test_without_a_server_nobody_looks_on(monkeypatch):
+    monkeypatch.setattr(host_preview, "running_server", lambda: None)
+    assert host_preview.way_to_show() is None
+
+
+@pytest.mark.parametrize("often", [True, False])
+def test_a_page_that_cannot_play_has_a_sheet_for_comfyuis_preview(model, sent, monkeypatch, often):
+    """After every step the sheet is what was sent last, also between two sheets that are made."""
+    monkeypatch.setattr(host_preview, "way_to_show", lambda: "sheet")
+    core = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *given, **_: core.append(given))
+
+    def then_only_one(*_):
+        if not often and len(core) > 1:
+            monkeypatch.setattr(preview, "INTERVAL", 1e9)
+        core.append("step")
+
+    wanted = sample(model, callback=None)
+    both = [latent_preview.prepare_callback(model, 3), then_only_one]
+    found = sample(model, callback=lambda *given: [one(*given) for one in both])
+    assert torch.equal(found, wanted) and sent == []
+    assert [(one[0], one[2][1].size) for one in core if one != "step"] == [
+        place for step in (1, 2, 3) for place in ((step, (SIZE, SIZE)), (step, (3 * SIZE, 2 * SIZE)))
+    ]
 
 
 def test_a_failing_preview_is_told_once_and_the_run_goes_on(model, sent, monkeypatch, caplog):
@@ -180,7 +281,7 @@ def test_taesd_frames_are_apart():
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     previewer = latent_preview.TAESDPreviewerImpl(network)
-    latents = torch.randn(4, 4, 40, 24)
+    latents = torch.randn(4, 4, 40, 8)
     changed = latents.clone()
     changed[1:] = 0.0
     with torch.inference_mode():

@@ -32,6 +32,24 @@ def test_blend_extract_merge_and_inspect(modules, capsys):
     assert "MotionLoRA" in (text := capsys.readouterr().out) and "AnimateDiff v3" in text
 
 
+def test_convert_to_diffusers_and_back(tmp_path, capsys):
+    slots = [("down_blocks.0.motion_modules.0", 32)]
+    slots += [(f"up_blocks.0.motion_modules.{number}", 32) for number in range(2)]
+    model = initialise(MotionModel(MotionModuleConfig.for_slots(slots, "v1")), 1)
+    one, folder, back = tmp_path / "one.safetensors", tmp_path / "adapter", tmp_path / "back.safetensors"
+    save_motion_module(one, model)
+    assert main(["convert", str(one), str(folder), "--layout", "diffusers"]) == 0
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    assert (folder / "config.json").is_file() and weights.is_file()
+    assert main(["convert", str(weights), str(back)]) == 0
+    first, second = load_file(one), load_file(back)
+    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    for taken in (folder, one):
+        assert main(["convert", str(back), str(taken), "--layout", "diffusers"]) == 1
+        assert "diffusers' layout is a folder" in capsys.readouterr().err
+    assert all(torch.equal(first[key], value) for key, value in load_file(one).items())
+
+
 def test_nothing_is_overwritten(modules, capsys):
     one, other = (str(modules / f"{n}.safetensors") for n in "12")
     before = (modules / "2.safetensors").read_bytes()

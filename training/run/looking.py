@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 
+from ...motion_core.weights import loss_curve
 from ..data.dataset import Batch, stacked
 from ..data.encode import sample_prompts
 from ..model.sharding import gathered
 from .export import write
+from .losses import read_losses
 from .parts import Parts
 from .prepare import samples_of
 from .report import Report
@@ -130,6 +132,7 @@ def export(parts: Parts, path: Path, final: bool) -> Path:
         "beta_end": repr(schedule.end),
         "data_fingerprint": parts.fingerprint,
         "base_model_hash": parts.encodings.base_hash,
+        loss_curve.KEY: loss_curve.as_text(read_losses(Path(config.output))),
     }
     with parts.result_weights(), gathered(parts.denoiser):
         if parts.main:

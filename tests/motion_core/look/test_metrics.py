@@ -124,6 +124,62 @@ def test_large_pictures_are_measured_alike():
     assert measure(large).motion == pytest.approx(measure(small).motion, rel=0.08)
 
 
+@pytest.mark.parametrize("size", [(48, 160), (160, 48), (20, 200)])
+def test_a_pan_in_a_picture_of_any_shape_is_of_its_longer_side(size):
+    found = measure(clip(pan=(2, 1), size=size))
+    assert found.pan == pytest.approx(100 * math.hypot(2, 1) / max(size), rel=0.06)
+    assert found.direction == pytest.approx(360 - math.degrees(math.atan2(1, 2)), abs=2)
+
+
+def test_a_narrow_picture_is_made_smaller_alike_on_both_sides():
+    """A strip of 1280 x 32, of which flow looks at 640 x 16."""
+    found = measure(clip(frames=3, pan=(4, 2), size=(32, 1280)))
+    assert found.direction == pytest.approx(360 - math.degrees(math.atan2(2, 4)), abs=6)
+    assert found.pan == pytest.approx(100 * math.hypot(4, 2) / 1280, rel=0.15)
+
+
+def test_alpha_and_grey_are_read_as_what_they_are():
+    wanted = measure(clip(frames=4, pan=(2, 0)))
+    colours = clip(frames=4, pan=(2, 0))
+    alpha = torch.rand(*colours.shape[:3], 1, generator=torch.Generator().manual_seed(0))
+    assert measure(torch.cat([colours, alpha], dim=-1)) == wanted
+    for grey in (colours[..., :1], torch.cat([colours[..., :1], alpha], dim=-1)):
+        assert measure(grey).pan == pytest.approx(wanted.pan, rel=1e-4)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_black_and_white_clips_are_still(level):
+    found = measure(torch.full((5, 40, 24, 3), level))
+    numbers = (found.motion, found.pan, found.zoom, found.flicker, found.direction)
+    assert numbers == pytest.approx((0, 0, 0, 0, 0), abs=1e-4)
+    assert (found.smoothness, found.loop_seam) == (1.0, 1.0)
+
+
+def test_a_cut_to_black_is_a_jump_and_no_motion_of_the_whole():
+    frames = clip(frames=6)
+    frames = torch.cat([frames[:3], torch.zeros_like(frames[:3])])
+    found = measure(frames)
+    assert found.flicker > 5 and found.pan < 1
+    assert all(math.isfinite(value) for value in (found.zoom, found.smoothness, found.loop_seam))
+
+
+def test_values_that_are_no_numbers_are_refused():
+    frames = clip(frames=3)
+    frames = frames.clone()
+    frames[1, 5, 5] = float("nan")
+    with pytest.raises(ValueError, match="no numbers"):
+        measure(frames)
+
+
+@pytest.mark.slow
+def test_a_long_clip_takes_no_more_memory_than_its_small_pictures():
+    """500 frames of a pan; flows are not kept. Ten seconds and more."""
+    frames = torch.cat([clip(frames=1, period=SIZE).roll(2 * n, dims=2)[:, :48] for n in range(500)])
+    found = measure(frames)
+    assert len(found.steps) == 499 and len(found.jumps) == 498
+    assert found.pan == pytest.approx(100 * 2 / SIZE, rel=0.05) and found.smoothness > 0.9
+
+
 def test_two_frames_are_enough_and_plain_ones_say_nothing():
     assert measure(clip(frames=2, pan=(2, 0))).flicker == 0.0
     plain = measure(torch.full((4, 32, 48, 3), 0.3))

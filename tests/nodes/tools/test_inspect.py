@@ -1,8 +1,12 @@
 """Inspect Motion Module: what it says of modules, LoRAs and files, and that a file's words stay words."""
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
 from animatediff_flipbook.motion_core.files.lora import LoraFile, LoraLayer, lora_targets, save_motion_lora
+from animatediff_flipbook.motion_core.weights import loss_curve
 from animatediff_flipbook.motion_core.weights.inspect import lora_norms, metadata_lines, norms
 from animatediff_flipbook.motion_core.weights.module_weights import weights_of
 from animatediff_flipbook.nodes.motion.load import LoadMotionLora
@@ -50,6 +54,26 @@ def test_a_lora_and_words_that_are_no_words(motion_module, model_folders):
         assert "MotionLoRA" in report and f"{len(layers)} layers of rank 2" in report
         assert "more" in report and "\x1b" not in report and max(map(len, report.splitlines())) < 300
     assert "\\x1b" in "\n".join(metadata_lines({"note": words["note"]}))
+
+
+def test_the_curve_of_a_training_is_drawn_and_told(motion_module):
+    losses = [(step, 2.0 - step / 1000) for step in range(1, 1001)]
+    module = motion_module(name="trained.safetensors")
+    plain, without = InspectMotionModule.execute(motion_module=module).result
+    trained = replace(module, metadata={**module.metadata, loss_curve.KEY: loss_curve.as_text(losses)})
+    report, picture = InspectMotionModule.execute(motion_module=trained).result
+    (line,) = [line for line in report.splitlines() if line.startswith("trained for 1000 steps")]
+    assert [float(word) for word in re.findall(r"\d\.\d+", line)] == pytest.approx([1.9495, 1.0495], abs=1e-3)
+    assert loss_curve.KEY not in report and picture.shape[1] > without.shape[1] + 200
+    assert set(plain.splitlines()) < set(report.splitlines())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "{}", "[]", "[[1]]", "[[1, NaN]]", "[[2, 1], [1, 1]]", '[["a", 1]]', "[" * 9000, "9" * 30_000],
+)
+def test_a_curve_that_is_none_is_left_alone(text):
+    assert loss_curve.of_metadata({loss_curve.KEY: text}) == []
 
 
 def test_nothing_and_files_elsewhere_are_refused(model_folders):

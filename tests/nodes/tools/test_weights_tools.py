@@ -7,12 +7,15 @@ import torch
 from animatediff_flipbook.motion_core.files.checkpoint import load_motion_module, motion_state_dict
 from animatediff_flipbook.motion_core.files.lora import lora_targets, save_motion_lora
 from animatediff_flipbook.motion_core.files.tensor_file import TensorFile
+from animatediff_flipbook.motion_core.weights.blend import blend
 from animatediff_flipbook.nodes.motion.apply import KEY, ApplyMotionModule
 from animatediff_flipbook.nodes.motion.load import LoadMotionLora, LoadMotionModule
 from animatediff_flipbook.nodes.tools.blend import BlendMotionModules
 from animatediff_flipbook.nodes.tools.derived import weights_of_module
+from animatediff_flipbook.nodes.tools.inspect import InspectMotionModule
 from animatediff_flipbook.nodes.tools.merge_lora import ExtractMotionLora, MergeMotionLora
 from animatediff_flipbook.nodes.tools.save import SaveMotionLora, SaveMotionModule
+from animatediff_flipbook.tests.support_controls import write_image_module, write_pia
 
 
 def a_lora(module, model_folders, strength=0.8, **more):
@@ -51,15 +54,17 @@ def test_blend(motion_module):
     assert_same(again.model.state_dict(), mixed.patcher.model.state_dict())
 
 
-def test_merged_is_what_patching_makes(tiny_model, motion_module, model_folders):
-    module = motion_module()
-    lora = a_lora(module, model_folders)
+@pytest.mark.parametrize(("dtype", "strength"), [("float32", 0.8), ("float32", -0.5), ("float16", 1.0)])
+def test_merged_is_what_patching_makes(tiny_model, motion_module, model_folders, dtype, strength):
+    module = motion_module(dtype=getattr(torch, dtype))
+    lora = a_lora(module, model_folders, strength=strength)
     merged = MergeMotionLora.execute(motion_module=module, motion_lora=lora)[0]
     applied = ApplyMotionModule.execute(model=tiny_model, motion_module=module, motion_lora=lora)[0]
     wanted = patched(applied.get_additional_models_with_key(KEY)[0])
     assert_same(merged.patcher.model.state_dict(), wanted, 1e-5)
     assert not torch.equal(next(iter(wanted.values())), torch.zeros(1))
-    assert_same(module.patcher.model.state_dict(), motion_module().patcher.model.state_dict())
+    again = motion_module(dtype=getattr(torch, dtype))
+    assert_same(module.patcher.model.state_dict(), again.patcher.model.state_dict())
 
 
 def test_patches_of_a_module_count_also_while_other_patches_are_loaded(motion_module, model_folders):
@@ -80,6 +85,41 @@ def test_patches_of_a_module_count_also_while_other_patches_are_loaded(motion_mo
         clone.detach()
     assert_same(while_loaded.tensors, plain.tensors)
     assert torch.allclose(own.tensors[target], plain.tensors[target] + 0.5)
+
+
+@pytest.mark.parametrize("write", [write_pia, write_image_module])
+def test_parts_that_steer_by_a_picture_stay_with_their_module(tiny_model, model_folders, write):
+    """Blended, merged, saved and read again: what the file held beside its modules is still there."""
+    folder = model_folders["animatediff_models"]
+    write(folder / "steered.ckpt", tiny_model.model.diffusion_model)
+    module = LoadMotionModule.execute(motion_module="steered.ckpt")[0]
+    before = weights_of_module(module).controls
+    stored = TensorFile(folder / "steered.ckpt")
+    assert before and before.keys() == {key for key in stored.shapes if "motion_modules" not in key}
+    assert_same(before, dict(stored.read(before)))
+    blended = BlendMotionModules.execute(motion_module=module, other_module=module, weight=0.5)[0]
+    merged = MergeMotionLora.execute(motion_module=blended, motion_lora=a_lora(module, model_folders))[0]
+    SaveMotionModule.execute(motion_module=merged, name="kept")
+    again = LoadMotionModule.execute(motion_module="kept_00001_.safetensors")[0]
+    for one in (blended, merged, again):
+        assert_same(weights_of_module(one).controls, before, 1e-6)
+        assert one.patcher.model.state_dict().keys() == module.patcher.model.state_dict().keys()
+    report = InspectMotionModule.execute(motion_module=again).result[0]
+    of_file = InspectMotionModule.execute(file="animatediff_models/kept_00001_.safetensors").result[0]
+    assert "steered by a picture: " in report and of_file.startswith(report)
+
+
+def test_of_two_modules_of_which_one_is_steered_by_a_picture_the_firsts_part_counts(
+    tiny_model, motion_module, model_folders
+):
+    write_pia(model_folders["animatediff_models"] / "pia.ckpt", tiny_model.model.diffusion_model)
+    pia, other = LoadMotionModule.execute(motion_module="pia.ckpt")[0], motion_module("v3")
+    mixed = BlendMotionModules.execute(motion_module=pia, other_module=other, weight=0.5)[0]
+    assert_same(weights_of_module(mixed).controls, weights_of_module(pia).controls)
+    plain = BlendMotionModules.execute(motion_module=other, other_module=pia, weight=0.5)[0]
+    assert weights_of_module(plain).controls == {}
+    _, notes = blend(weights_of_module(other), weights_of_module(pia), 0.5)
+    assert any("steers by a picture is the first's" in note for note in notes)
 
 
 def test_strengths_that_change_cannot_be_merged(motion_module, model_folders):
@@ -117,6 +157,28 @@ def test_saved_module_is_read_again(motion_module, model_folders, dtype):
         assert key.endswith(".pe") or torch.equal(value, wanted[key].to(kind)), key
     again = LoadMotionModule.execute(motion_module="mine/m_00001_.safetensors")[0]
     assert again.config == module.config and again.metadata["licence"] == "CC0"
+
+
+def test_diffusers_layout_is_a_folder_that_our_loader_reads_too(motion_module, model_folders):
+    module = motion_module("v2")
+    for _ in range(2):
+        SaveMotionModule.execute(motion_module=module, name="d", layout="diffusers")
+    folder = model_folders["animatediff_models"]
+    assert {"d_00001_", "d_00002_"} <= {path.name for path in folder.iterdir()}
+    again = LoadMotionModule.execute(motion_module="d_00002_/diffusion_pytorch_model.safetensors")[0]
+    assert again.config == module.config
+    assert_same(again.patcher.model.state_dict(), module.patcher.model.state_dict())
+    with pytest.raises(ValueError, match="layout is 'x', expected one of original, diffusers"):
+        SaveMotionModule.execute(motion_module=module, layout="x")
+
+
+def test_what_diffusers_cannot_hold_leaves_nothing(tiny_model, model_folders):
+    folder = model_folders["animatediff_models"]
+    write_pia(folder / "pia.ckpt", tiny_model.model.diffusion_model)
+    module = LoadMotionModule.execute(motion_module="pia.ckpt")[0]
+    with pytest.raises(ValueError, match="diffusers' MotionAdapter cannot hold .* steered by a picture"):
+        SaveMotionModule.execute(motion_module=module, name="d", layout="diffusers")
+    assert [path.name for path in folder.iterdir()] == ["pia.ckpt"]
 
 
 def test_saved_lora_is_read_again_without_its_strength(motion_module, model_folders, tmp_path, monkeypatch):

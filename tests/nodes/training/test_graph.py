@@ -1,11 +1,15 @@
 """What a graph brings along, and what it may not: patches, other nodes' clips, settings, missing packages."""
 
+from fractions import Fraction
+from pathlib import Path
+
+import comfy.lora
 import comfy.model_management
 import comfy.ops
 import numpy as np
 import pytest
 import torch
-from animatediff_flipbook.nodes.training import extras, runs
+from animatediff_flipbook.nodes.training import extras, runs, train
 from animatediff_flipbook.nodes.training.clips import caption_of_each, find_folder, sources
 from animatediff_flipbook.nodes.training.preview import PreviewTrainingClips
 from animatediff_flipbook.tests.support_clips import moving_square, write_mp4
@@ -109,6 +113,107 @@ def test_videos_of_core_are_read_from_their_files(tmp_path):
     write_mp4(tmp_path / "a.mp4", moving_square(0, 24), fps=24)
     found, _ = sources("", [InputImpl.VideoFromFile(str(tmp_path / "a.mp4"))], ["x"], 8.0, tmp_path)
     assert found == [{"path": str(tmp_path / "a.mp4"), "caption": "x", "frame_folders": False}]
+
+
+def test_videos_that_lie_in_memory_are_not_encoded_first(tmp_path, monkeypatch):
+    from comfy_api.latest import InputImpl, Types
+
+    frames = torch.from_numpy(moving_square(0, 24)).float() / 255
+    video = InputImpl.VideoFromComponents(Types.VideoComponents(images=frames, frame_rate=Fraction(24)))
+    monkeypatch.setattr(type(video), "save_to", lambda *_, **__: pytest.fail("encoded"))
+    found, _ = sources("", [video], ["x"], 8.0, tmp_path)
+    assert len(list(Path(found[0]["path"]).rglob("*.png"))) == 8
+
+
+def test_of_a_cut_video_only_the_part_is_trained(tmp_path):
+    """Newer ComfyUIs tell what part it is (0.24), those between do not (0.18), older ones cannot cut."""
+    from comfy_api.latest import InputImpl
+
+    write_mp4(tmp_path / "a.mp4", moving_square(0, 24), fps=8)
+    video = InputImpl.VideoFromFile(str(tmp_path / "a.mp4"))
+    if not hasattr(video, "as_trimmed"):
+        pytest.skip("videos cannot be cut in this ComfyUI")
+    found, _ = sources("", [video.as_trimmed(1.0, 1.0), video], ["x"], 8.0, tmp_path / "clips")
+    files = sorted(Path(found[0]["path"]).rglob("*.png"))
+    wanted = (video.get_components().images[8:16] * 255).round().byte().numpy()
+    assert [Image.open(file).tobytes() for file in files] == [frame.tobytes() for frame in wanted]
+    assert found[1]["path"] == str(tmp_path / "a.mp4")
+
+
+def test_a_video_file_with_a_name_that_training_does_not_know(tmp_path):
+    from comfy_api.latest import InputImpl
+
+    write_mp4(tmp_path / "a.mp4", moving_square(0))
+    (tmp_path / "a.mp4").rename(tmp_path / "a.video")
+    found, _ = sources("", [InputImpl.VideoFromFile(str(tmp_path / "a.video"))], ["x"], 8.0, tmp_path / "c")
+    assert len(list(Path(found[0]["path"]).rglob("*.png"))) == 8
+
+
+@pytest.mark.parametrize(
+    "clip", [{"samples": torch.zeros(1, 4, 8, 8)}, torch.zeros(8, 64, 64), torch.zeros(0, 64, 64, 3), "a.mp4"]
+)
+def test_what_is_no_clip_is_refused(tmp_path, clip):
+    with pytest.raises(ValueError, match="clips got a .*expected IMAGE batches"):
+        sources("", [clip], ["x"], 8.0, tmp_path)
+
+
+def test_core_s_folder_of_videos_and_texts(graph, run):
+    """In its order, a caption each; a folder 2_name counts twice, as in other trainers."""
+    dataset = pytest.importorskip("comfy_extras.nodes_dataset")
+    if not hasattr(dataset, "LoadVideoTextDataSetFromFolderNode"):
+        pytest.skip("this ComfyUI has no Load Video-Text (from Folder)")
+    folder = graph.place / "input" / "films"
+    (folder / "2_twice").mkdir(parents=True)
+    for number, place in enumerate((folder, folder, folder / "2_twice")):
+        write_mp4(place / f"clip{number}.mp4", moving_square(number))
+        (place / f"clip{number}.txt").write_text(f"square {number}")
+    videos, texts = dataset.LoadVideoTextDataSetFromFolderNode.execute(folder="films").args
+    assert len(videos) == 4
+    found, _ = sources("", videos, texts, 8.0, graph.place / "clips")
+    words = {(Path(one["path"]).name, one["caption"]) for one in found}
+    assert words == {(f"clip{number}.mp4", f"square {number}") for number in range(3)}
+    output = run(folder="", clips=videos, captions=texts, steps=2)
+    assert len(output.args[-1]["loss"]) == 2
+    with pytest.raises(ValueError, match="3 captions for 4 clips"):
+        run(folder="", clips=videos, captions=texts[:3])
+
+
+def test_core_s_folder_of_pictures_makes_an_adapter_that_core_s_nodes_take(graph, run, monkeypatch):
+    """Load Image-Text (from Folder), Train Domain Adapter; Load LoRA Model, Save LoRA, Plot Loss Graph."""
+    from comfy_extras import nodes_dataset, nodes_train
+
+    folder = graph.place / "input" / "pictures"
+    folder.mkdir()
+    for number in range(3):
+        Image.fromarray(moving_square(number, size=64 + 16 * number)[0]).save(folder / f"p{number}.png")
+        (folder / f"p{number}.txt").write_text(f"square {number}")
+    images, texts = nodes_dataset.LoadImageTextDataSetFromFolderNode.execute(folder="pictures").args
+    model, lora, name, _, losses = run(
+        train.TrainDomainAdapter, folder="", clips=images, captions=texts, steps=3, batch_size=1
+    ).args
+    loaded = nodes_train.LoraModelLoader.execute(graph.model, lora, 1.0).args[0]
+    assert patches_of(loaded) == patches_of(model) != []
+    monkeypatch.setattr(nodes_train.folder_paths, "get_output_directory", lambda: str(graph.place / "saved"))
+    (graph.place / "saved").mkdir()
+    nodes_train.SaveLoRA.execute(lora, "x")
+    (saved,) = (graph.place / "saved").glob("x*.safetensors")
+    published = load_file(graph.place / "models" / "loras" / name)
+    assert all(torch.equal(value, published[key]) for key, value in load_file(saved).items())
+    monkeypatch.setattr(nodes_train.ui, "PreviewImage", lambda image, cls: {"size": image.shape})
+    assert nodes_train.LossGraphNode.execute(losses, "x").ui["size"][-1] == 3
+
+
+def patches_of(model):
+    """Which weights are changed, and by how much."""
+    loaded = {
+        key: comfy.lora.calculate_weight(patches, torch.zeros(shape_of(model, key)), key)
+        for key, patches in model.patches.items()
+    }
+    return sorted((key, float(value.double().sum()), float(value.norm())) for key, value in loaded.items())
+
+
+def shape_of(model, key):
+    return model.model.state_dict()[key].shape
 
 
 def test_captions_go_with_clips():

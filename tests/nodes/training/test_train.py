@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from animatediff_flipbook.motion_core.files.tensor_file import TensorFile
+from animatediff_flipbook.motion_core.weights import loss_curve
 from animatediff_flipbook.nodes.training import train as nodes
 from animatediff_flipbook.nodes.training.runs import PLACE
 from safetensors.torch import load_file
@@ -52,3 +54,6 @@ def test_result_is_the_command_lines_and_the_graph_is_as_it_was(graph, run, kind
     assert output.args[-3] == published.name
     assert output.args[-2].shape[-1] == 3
     assert len(output.args[-1]["loss"]) == 3
+    told = loss_curve.of_metadata(TensorFile(published).metadata)
+    assert [step for step, _ in told] == [1, 2, 3]
+    assert [loss for _, loss in told] == pytest.approx(output.args[-1]["loss"], rel=1e-3)
