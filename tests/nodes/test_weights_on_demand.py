@@ -39,6 +39,10 @@ def lora(model_folders, motion_module):
     return LoadMotionLora.execute("lora.safetensors", 0.7)[0]
 
 
+@pytest.mark.skipif(
+    not hasattr(memory_management, "aimdo_enabled"),
+    reason="this ComfyUI gives every layer its weight at once",
+)
 @pytest.mark.parametrize("generation", ["v1", "v2", "v3"])
 def test_layers_without_weights_until_the_file_is_read(tiny_model, motion_module, monkeypatch, generation):
     at_once = motion_module(generation, name="at_once.safetensors")
