@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
-from bootstrap import ROOT, enter  # noqa: E402
+from bootstrap import ROOT, enter
 
 GRACE = 45.0
 """Seconds beyond its share after which a job is stopped: a call that has begun cannot be cut short."""
@@ -138,11 +138,10 @@ def run_apart(options: argparse.Namespace, number: int, job, seconds: float) -> 
 
 def run_job(options: argparse.Namespace) -> int:
     """What the process of one job does: a line of JSON for each row."""
+    import torch
     from animatediff_flipbook.bench.jobs import plan, run
     from animatediff_flipbook.bench.machine import GIB, Meter
     from animatediff_flipbook.bench.sizes import Budget
-
-    import torch
 
     number, seconds, results = int(options.job[0]), float(options.job[1]), Path(options.job[2])
     free = Meter(torch.device(options.device)).free()

@@ -75,6 +75,8 @@ def climb(
     for size, larger in zip(sizes, [*sizes[1:], None], strict=True):
         if budget.left() <= 0:
             raise TooLarge("left out: no time was left for it")
+        if size == sizes[0]:
+            trial(size)  # libraries warm up, which would make the larger ones look slow
         measured = trial(size)
         if larger is None:
             return Taken(size, None)

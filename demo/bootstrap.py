@@ -1,6 +1,5 @@
 """Enter ComfyUI as a library, by default on the CPU, and load this pack as ComfyUI would, for scripts.
 
-
 Scripts run as files: their own folder is on the path, so `from bootstrap import enter` works from anywhere.
 """
 
