@@ -170,6 +170,7 @@ def main(argv: list[str]) -> int:
     """0 when something was measured."""
     options = parse(argv)
     if options.pack is not None:
+        sys.path.insert(0, str(Path(__file__).resolve().parent))  # Python's -P leaves it out
         from pack import write_pack
 
         return write_pack(options.pack, options.comfyui, options.rest)
