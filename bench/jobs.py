@@ -56,6 +56,8 @@ def plan(options: Options) -> list[Job]:
                 for frames in options.frames
                 for part in ("step", "modules")
             ]
+            if number == 0:
+                rows.append(Row("compile", {"base": family, "type": dtype, "frames": options.frames[0]}))
             jobs.append(_job("step", family, dtype, 3.0 if number == 0 else 2.0, rows, options))
         graph = [
             Row("files", {"base": family, "what": "motion module"}),
@@ -72,8 +74,6 @@ def plan(options: Options) -> list[Job]:
             for stage in ("motion_module", "motion_lora", "domain_adapter")
         ]
         jobs.append(_job("train", family, precision, 4.0, training, options))
-        compiling = [Row("compile", {"base": family, "type": types[0], "frames": options.frames[0]})]
-        jobs.append(_job("compile", family, types[0], 2.0, compiling, options))
     # The first base in its best type, then everything else of it, then its other types.
     jobs.sort(key=lambda job: (options.families.index(job.family), job.kind == "step", job.dtype != types[0]))
     leading = [job for job in jobs if (job.kind, job.family, job.dtype) == ("step", *_first(options, types))]
