@@ -2,9 +2,9 @@
 
     python run.py bench --pack FOLDER [--python 3.12] [--platform manylinux_2_28_x86_64] [--have NAME ...]
 
-It holds `start.py` (bench/start.py), which unpacks and runs, and one archive. torch, torchvision and what
-they bring (numpy and Pillow among it) are the machine's own. Packages are those of this environment, in the
-same versions, for the Python and system named; ``--have`` leaves out what the machine has anyway.
+It holds `start.py` (bench/start.py), which unpacks and runs, and two archives: this repository, and ComfyUI
+with the packages. torch, torchvision and what they bring (numpy and Pillow among it) are the machine's own.
+Packages are those of this environment, in the same versions, for the Python and system named; ``--have`` leaves out what the machine has anyway.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import io
+import itertools
 import lzma
 import os
 import re
@@ -25,9 +26,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ARCHIVE, START = "carried.tar.xz", "start.py"
+REPOSITORY, CARRIED, START = "repository.tar.xz", "carried.tar.xz", "start.py"
 LIMIT = 60
-"""Megabytes."""
+"""Megabytes of what is not ours."""
 
 WANTED = (
     # ComfyUI's imports where models are loaded and sampled, no server
@@ -37,6 +38,8 @@ WANTED = (
     *("accelerate", "peft", "diffusers", "pytest", "pytest-xdist", "hypothesis"),
 )
 OF_THE_MACHINE = ("torch", "torchvision")
+DOWNLOADERS = {"hf-xet"}
+"""Of no use without network."""
 USELESS = re.compile(r"(^|/)(tests?|testing/data|docs?|examples)/|\.(pyi|pxd|h|hpp|c|cpp|pyx)$")
 NEEDED_ALL_THE_SAME = re.compile(r"^(torch|pytest|_pytest|xdist|hypothesis)/|^diffusers/utils/testing")
 LEFT_BEHIND = ("docs/", "workflows/", "tests/browser/", "tests/graphs/", "locks/", ".ci/")
@@ -60,39 +63,40 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def write_pack(folder: Path, comfyui: Path | None, argv: list[str]) -> int:
-    """Write the folder; 1 if it came out larger than it may be."""
+    """Write the folder; 1 where there is no ComfyUI."""
     options = parse(argv)
     comfyui = Path(comfyui or os.environ.get("COMFYUI_PATH") or ROOT / ".flipbook" / "comfyui-0.3.75")
     if not (comfyui / "comfy").is_dir():
         print(f"{comfyui} holds no ComfyUI: run `python run.py paths` once, or name one by --comfyui.")
         return 1
     folder.mkdir(parents=True, exist_ok=True)
-    names = closure(WANTED) - closure(OF_THE_MACHINE) - {canonical(name) for name in options.have}
+    names = closure(WANTED) - closure(OF_THE_MACHINE) - DOWNLOADERS - set(map(canonical, options.have))
+    write_archive(folder / REPOSITORY, _repository(), options.preset)
     with tempfile.TemporaryDirectory() as wheels:
         fetch(sorted(names), Path(wheels), options)
-        archive = folder / ARCHIVE
-        temporary = archive.with_suffix(".tmp")
-        with (
-            lzma.open(temporary, "wb", preset=options.preset) as out,
-            tarfile.open(fileobj=out, mode="w|") as tar,
-        ):
-            for name, content in (
-                *_repository(),
-                *_comfyui(comfyui),
-                *_packages(sorted(Path(wheels).glob("*.whl"))),
-            ):
-                member = tarfile.TarInfo(name)
-                member.size, member.mode = len(content), 0o644
-                tar.addfile(member, io.BytesIO(content))
-        os.replace(temporary, archive)
+        packages = _packages(sorted(Path(wheels).glob("*.whl")))
+        write_archive(folder / CARRIED, itertools.chain(_comfyui(comfyui), packages), options.preset)
     shutil.copyfile(ROOT / "bench" / START, folder / START)
-    size = archive.stat().st_size / 1e6
-    print(f"{folder}: {size:.1f} MB, {len(names)} packages: {', '.join(sorted(names))}")
-    if size > LIMIT:
+    ours, others = ((folder / name).stat().st_size / 1e6 for name in (REPOSITORY, CARRIED))
+    print(f"{folder}: repository {ours:.1f} MB, ComfyUI and {len(names)} packages {others:.1f} MB")
+    print(f"packages: {', '.join(sorted(names))}")
+    if others > LIMIT:
         print(
-            f"That is more than {LIMIT} MB. Leave out what the machine has: --have scipy av transformers ..."
+            f"That is more than {LIMIT} MB. Leave out what the machine has, as --have scipy transformers, or"
         )
-    return int(size > LIMIT)
+        print("compress more: --preset 9. It works as it is.")
+    return 0
+
+
+def write_archive(path: Path, content: Iterable[tuple[str, bytes]], preset: int) -> None:
+    """Names and contents as an archive, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    with lzma.open(temporary, "wb", preset=preset) as out, tarfile.open(fileobj=out, mode="w|") as tar:
+        for name, data in content:
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), 0o644
+            tar.addfile(member, io.BytesIO(data))
+    os.replace(temporary, path)
 
 
 def canonical(name: str) -> str:
@@ -139,11 +143,11 @@ def _repository() -> Iterator[tuple[str, bytes]]:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True)
     for name in filter(None, listed.stdout.split("\0")):
         if (ROOT / name).is_file() and not name.startswith(LEFT_BEHIND):
-            yield f"repository/{name}", (ROOT / name).read_bytes()
+            yield name, (ROOT / name).read_bytes()
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, check=True, text=True
     )
-    yield "repository/COMMIT", done.stdout.encode()
+    yield "COMMIT", done.stdout.encode()
 
 
 def _comfyui(folder: Path) -> Iterator[tuple[str, bytes]]:

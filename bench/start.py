@@ -18,25 +18,28 @@ import tarfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ARCHIVE = HERE / "carried.tar.xz"
+ARCHIVES = ("repository.tar.xz", "carried.tar.xz")
 PLACE = HERE / "unpacked"
 TESTS = ("tests/nodes", "tests/motion_core")
 
 
 def unpack() -> None:
-    """Unpack the archive, once; half an unpacking is done anew."""
-    stamp, state = PLACE / "stamp", str(ARCHIVE.stat().st_size)
-    if stamp.is_file() and stamp.read_text(encoding="utf-8") == state:
-        return
-    print("==> Unpacking", file=sys.stderr, flush=True)
-    shutil.rmtree(PLACE, ignore_errors=True)
-    PLACE.mkdir()
-    with tarfile.open(ARCHIVE) as tar:
-        if hasattr(tarfile, "data_filter"):
-            tar.extractall(PLACE, filter="data")
-        else:
-            tar.extractall(PLACE)
-    stamp.write_text(state, encoding="utf-8")
+    """Unpack the archives that are new; half an unpacking is done anew."""
+    for name in ARCHIVES:
+        place = PLACE / name.split(".")[0]
+        stamp, found = place / "stamp", (HERE / name).stat()
+        state = f"{found.st_size} {found.st_mtime_ns}"
+        if stamp.is_file() and stamp.read_text(encoding="utf-8") == state:
+            continue
+        print(f"==> Unpacking {name}", file=sys.stderr, flush=True)
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        with tarfile.open(HERE / name) as tar:
+            if hasattr(tarfile, "data_filter"):
+                tar.extractall(place, filter="data")
+            else:
+                tar.extractall(place)
+        stamp.write_text(state, encoding="utf-8")
 
 
 def main(argv: list[str]) -> int:
@@ -46,9 +49,10 @@ def main(argv: list[str]) -> int:
         return 2
     unpack()
     command, rest = argv[0], argv[1:]
-    comfyui, repository = PLACE / "comfyui", PLACE / "repository"
+    carried, repository = PLACE / "carried", PLACE / "repository"
+    comfyui = carried / "comfyui"
     # What was carried comes before the machine's own: these versions belong together. torch is not among it.
-    paths = [str(PLACE / "packages"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(carried / "packages"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "COMFYUI_PATH": str(comfyui)}
     python = [sys.executable, *(["-P"] if sys.version_info >= (3, 11) else [])]
     if command == "unpack":
