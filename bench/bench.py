@@ -27,6 +27,8 @@ from bootstrap import ROOT, enter
 
 GRACE = 45.0
 """Seconds beyond its share after which a job is stopped: a call that has begun cannot be cut short."""
+LEAST = 20.0
+"""Seconds without which a job does not begin: it would end before its libraries are loaded."""
 SHARE_OF_MEMORY = 0.8
 
 
@@ -88,6 +90,11 @@ def measure(options: argparse.Namespace) -> int:
             file=sys.stderr,
             flush=True,
         )
+        if seconds < LEAST:
+            for row in job.rows:
+                row.notes.append("left out: no time was left for it (--minutes)")
+            rows += job.rows
+            continue
         rows += run_apart(options, number, job, seconds)
     machine = describe_apart(options)
     text = table(rows, machine)

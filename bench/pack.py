@@ -4,7 +4,8 @@
 
 It holds `start.py` (bench/start.py), which unpacks and runs, and two archives: this repository, and ComfyUI
 with the packages. torch, torchvision and what they bring (numpy and Pillow among it) are the machine's own.
-Packages are those of this environment, in the same versions, for the Python and system named; ``--have`` leaves out what the machine has anyway.
+Packages are those of this environment, in the same versions, for the Python and system named; ``--have``
+leaves out what the machine has anyway.
 """
 
 from __future__ import annotations
