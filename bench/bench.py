@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -81,30 +82,31 @@ def measure(options: argparse.Namespace) -> int:
 
     jobs = plan(asked(options))
     end = time.monotonic() + 60 * options.minutes
-    rows = []
+    machine, rows = describe_machine(options), []
     for number, job in enumerate(jobs):
         share = job.weight / sum(other.weight for other in jobs[number:])
         seconds = share * max(0.0, end - time.monotonic() - GRACE)
-        print(
-            f"==> {number + 1} of {len(jobs)}: {job.title()}, up to {seconds:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+        progress(f"==> {number + 1} of {len(jobs)}: {job.title()}, up to {seconds:.0f} s")
         if seconds < LEAST:
             for row in job.rows:
                 row.notes.append("left out: no time was left for it (--minutes)")
             rows += job.rows
-            continue
-        rows += run_apart(options, number, job, seconds)
-    machine = describe_apart(options)
-    text = table(rows, machine)
-    options.out.mkdir(parents=True, exist_ok=True)
-    result = {"machine": machine, "rows": [asdict(row) for row in rows]}
-    write(options.out / "bench.json", json.dumps(result, indent=1) + "\n")
-    write(options.out / "bench.md", text + "\n")
+        else:
+            rows += run_apart(options, number, job, seconds)
+        # After each job, so that what is stopped has not been for nothing.
+        text = table(rows, machine)
+        options.out.mkdir(parents=True, exist_ok=True)
+        result = {"machine": machine, "rows": [asdict(row) for row in rows]}
+        write(options.out / "bench.json", json.dumps(result, indent=1) + "\n")
+        write(options.out / "bench.md", text + "\n")
     print(text)
-    print(f"==> bench.json and bench.md are in {options.out}", file=sys.stderr)
+    progress(f"==> bench.json and bench.md are in {options.out}")
     return 0 if any(row.figures for row in rows) else 1
+
+
+def progress(line: str) -> None:
+    """On stderr."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def write(path: Path, text: str) -> None:
@@ -159,13 +161,13 @@ def run_job(options: argparse.Namespace) -> int:
     def emit(index: int, row) -> None:
         with open(results, "a", encoding="utf-8") as file:
             file.write(json.dumps([index, asdict(row)]) + "\n")
-        print(f"    {row.title()}: {' '.join(row.notes) or 'done'}", file=sys.stderr, flush=True)
+        progress(f"    {row.title()}: {'; '.join(row.notes) or 'done'}")
 
     run(plan(chosen)[number], chosen, budget, emit)
     return 0
 
 
-def describe_apart(options: argparse.Namespace) -> dict:
+def describe_machine(options: argparse.Namespace) -> dict:
     """The machine."""
     import torch
     from animatediff_flipbook.bench.machine import describe
@@ -174,7 +176,8 @@ def describe_apart(options: argparse.Namespace) -> dict:
 
 
 def main(argv: list[str]) -> int:
-    """0 when something was measured."""
+    """0 when something was measured; 130 when it was stopped."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the job in order, as Ctrl-C does
     options = parse(argv)
     if options.pack is not None:
         sys.path.insert(0, str(Path(__file__).resolve().parent))  # Python's -P leaves it out
@@ -182,7 +185,10 @@ def main(argv: list[str]) -> int:
 
         return write_pack(options.pack, options.comfyui, options.rest)
     enter(options.comfyui, cpu=options.device == "cpu")
-    return run_job(options) if options.job else measure(options)
+    try:
+        return run_job(options) if options.job else measure(options)
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

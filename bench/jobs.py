@@ -49,6 +49,10 @@ def plan(options: Options) -> list[Job]:
     preferred = ("bf16", "fp16", "fp32") if options.device == "cpu" else ("fp16", "bf16", "fp32")
     types = [dtype for dtype in preferred if dtype in options.types]
     jobs = []
+
+    def compiling(family: str) -> Row:
+        return Row("compile", {"base": family, "type": types[0], "frames": options.frames[0]})
+
     for family in options.families:
         for number, dtype in enumerate(types):
             rows = [
@@ -56,8 +60,8 @@ def plan(options: Options) -> list[Job]:
                 for frames in options.frames
                 for part in ("step", "modules")
             ]
-            if number == 0:
-                rows.append(Row("compile", {"base": family, "type": dtype, "frames": options.frames[0]}))
+            if number == 0 and options.device == "cpu":  # where it is a matter of seconds
+                rows.append(compiling(family))
             jobs.append(_job("step", family, dtype, 3.0 if number == 0 else 2.0, rows, options))
         graph = [
             Row("files", {"base": family, "what": "motion module"}),
@@ -74,6 +78,8 @@ def plan(options: Options) -> list[Job]:
             for stage in ("motion_module", "motion_lora", "domain_adapter")
         ]
         jobs.append(_job("train", family, precision, 4.0, training, options))
+        if options.device != "cpu":
+            jobs.append(_job("compile", family, types[0], 6.0, [compiling(family)], options))
     # The first base in its best type, then everything else of it, then its other types.
     jobs.sort(key=lambda job: (options.families.index(job.family), job.kind == "step", job.dtype != types[0]))
     leading = [job for job in jobs if (job.kind, job.family, job.dtype) == ("step", *_first(options, types))]

@@ -72,12 +72,19 @@ def climb(
         TooLarge: time or memory do not do for the smallest.
     """
     sizes = ladder(asked)
+    fits = sizes[0]
     for size, larger in zip(sizes, [*sizes[1:], None], strict=True):
         if budget.left() <= 0:
             raise TooLarge("left out: no time was left for it")
         if size == sizes[0]:
             trial(size)  # libraries warm up, which would make the larger ones look slow
-        measured = trial(size)
+        try:
+            measured = trial(size)
+        except (MemoryError, RuntimeError) as error:
+            if size == sizes[0] or "memory" not in f"{type(error).__name__} {error}".lower():
+                raise
+            return Taken(fits, f"{fits} px and not {asked}: {size} px ran out of memory")
+        fits = size
         if larger is None:
             return Taken(size, None)
         factor = (larger / size) ** 2 * GROWTH

@@ -297,8 +297,12 @@ def _eager_and_compiled(
 ) -> None:
     import torch._dynamo.utils
 
+    def graphs() -> int:
+        return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+    before = graphs()
     first = meter.measure(fast)
-    made = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    made = graphs() - before
     meter.measure(eager)
     found = pairs({"eager": eager, "compiled": fast}, meter, rounds)
     row.figures |= {
@@ -307,5 +311,5 @@ def _eager_and_compiled(
         "compiled / eager": ratio(found["compiled"], found["eager"]),
         "first call s": first.wall,
         "graphs": made,
-        "graphs later": torch._dynamo.utils.counters["stats"]["unique_graphs"] - made,
+        "graphs later": graphs() - before - made,
     }

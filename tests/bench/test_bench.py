@@ -49,18 +49,30 @@ def test_a_row_that_fits_is_taken_as_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("own", "meter", "measured", "word"),
+    ("limits", "meter", "measured", "word"),
     [
-        (budget(seconds=20.0), FreeMemory(), one(seconds=3.0), "s left"),
-        (budget(memory=2**30), FreeMemory(), one(peak=2**29), "GiB left"),
-        (budget(), FreeMemory(2**30), one(peak=2**29), "GiB left"),
+        ({"seconds": 200.0}, FreeMemory(), one(seconds=30.0), "s left"),
+        ({"memory": 2**30}, FreeMemory(), one(peak=2**29), "GiB left"),
+        ({}, FreeMemory(2**30), one(peak=2**29), "GiB left"),
     ],
     ids=["time", "memory allowed", "memory free"],
 )
-def test_a_row_that_does_not_fit_is_taken_smaller_and_says_why(own, meter, measured, word):
-    taken = climb(512, lambda size: [measured], own, meter, 1)
+def test_a_row_that_does_not_fit_is_taken_smaller_and_says_why(limits, meter, measured, word):
+    taken = climb(512, lambda size: [measured], budget(**limits), meter, 1)
     assert taken.pixels == 64
     assert taken.note.startswith("64 px and not 512") and taken.note.endswith(word)
+
+
+def test_a_row_that_runs_out_of_memory_is_taken_smaller():
+    def trial(size):
+        if size > 128:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return [one()]
+
+    taken = climb(512, trial, budget(), FreeMemory(), 1)
+    assert taken.pixels == 128 and taken.note == "128 px and not 512: 256 px ran out of memory"
+    with pytest.raises(RuntimeError, match="shape"):
+        climb(512, lambda size: (_ for _ in ()).throw(RuntimeError("shape")), budget(), FreeMemory(), 1)
 
 
 def test_without_time_a_row_is_left_out():
@@ -97,8 +109,9 @@ def test_an_error_leaves_out_its_row_alone(monkeypatch):
     assert rows[1].figures == {"s": 1.0}
 
 
-def test_every_part_is_planned_for_every_base_and_type():
-    planned = [row for job in jobs.plan(jobs.Options()) for row in job.rows]
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_part_is_planned_for_every_base_and_type(device):
+    planned = [row for job in jobs.plan(jobs.Options(device=device)) for row in job.rows]
     steps = {(r.case["base"], r.case["type"], r.case["frames"]) for r in planned if r.part == "step"}
     assert len(steps) == 12
     assert {row.part for row in planned} == set(PARTS)
