@@ -18,11 +18,11 @@ from ..nodes.motion.load import LoadMotionLora, LoadMotionModule
 from ..nodes.motion.motion_lora import patch_motion_lora
 from ..nodes.paths import MOTION_LORAS, MOTION_MODULES, register_folders
 from ..nodes.types import LoadedMotionModule
-from .machine import GIB, Measured, Meter, gib
+from .machine import Measured, Meter, gib
 from .models import DTYPES, Family, base_model, motion_for_diffusers, motion_model, patcher_of
 from .rows import Row
-from .sizes import Budget, TooLarge, best, climb, highest, pairs, ratio
-from .steps import NO_DIFFUSERS, rounds_on, weights_size
+from .sizes import Budget, best, climb, highest, pairs, ratio
+from .steps import NO_DIFFUSERS, require_weights, rounds_on
 
 RANK = 64
 LENGTH, OVERLAP = 16, 4
@@ -39,12 +39,7 @@ class Graph:
     def __init__(self, family: Family, dtype: str, meter: Meter, budget: Budget, folder: Path) -> None:
         import folder_paths
 
-        size, free = weights_size(family, DTYPES[dtype]), min(budget.memory, meter.free())
-        if size > free:
-            raise TooLarge(
-                f"left out: {family.title} in {dtype} has weights of {size / GIB:.1f} GiB, and "
-                f"{free / GIB:.1f} GiB are free"
-            )
+        size = require_weights(family, DTYPES[dtype], meter, budget)
         self.family, self.dtype, self.meter, self.folder, self.held = family, dtype, meter, folder, size
         base = base_model(family, DTYPES[dtype], meter.device)
         # Files are written and read where a user's are: in memory, whatever the device.

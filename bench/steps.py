@@ -22,7 +22,7 @@ from .sizes import Budget, TooLarge, best, climb, highest, pairs, ratio
 ROUNDS = {"cpu": 2}
 ROUNDS_OF_A_GPU = 7
 WHOLE_STEP = (
-    "the step holds the image model too, which is ComfyUI's code against diffusers' own; what is ours alone is "
+    "the step holds the image model too, ComfyUI's code against diffusers' own; what is ours alone is "
     "compared below, module by module"
 )
 NO_DIFFUSERS = "no comparison: diffusers is not installed (pip install diffusers)"
@@ -33,14 +33,7 @@ class Models:
 
     def __init__(self, family: Family, dtype: str, meter: Meter, budget: Budget) -> None:
         self.family, self.meter, self.dtype = family, meter, DTYPES[dtype]
-        size = weights_size(family, self.dtype)
-        free = min(budget.memory, meter.free())
-        if size > free:
-            raise TooLarge(
-                f"left out: {family.title} in {dtype} has weights of {size / GIB:.1f} GiB, and "
-                f"{free / GIB:.1f} GiB are free"
-            )
-        self.held = size
+        self.held = require_weights(family, self.dtype, meter, budget)
         self.base = base_model(family, self.dtype, meter.device)
         self.unet = self.base.diffusion_model
         self.motion = motion_model(self.unet, family, self.dtype, meter.device)
@@ -69,6 +62,17 @@ def weights_size(family: Family, dtype: torch.dtype) -> int:
     unet = base_model(family, dtype, torch.device("meta")).diffusion_model
     motion = motion_model(unet, family, dtype, torch.device("meta"))
     return sum(p.numel() * p.element_size() for model in (unet, motion) for p in model.parameters())
+
+
+def require_weights(family: Family, dtype: torch.dtype, meter: Meter, budget: Budget, copies: int = 1) -> int:
+    """Bytes of the weights. Raises TooLarge where there is no room for so many copies of them."""
+    size, free = weights_size(family, dtype), min(budget.memory, meter.free())
+    if copies * size > free:
+        raise TooLarge(
+            f"left out: {family.title} in {str(dtype).removeprefix('torch.')} needs "
+            f"{copies * size / GIB:.1f} GiB for its weights, and {free / GIB:.1f} GiB are free"
+        )
+    return size
 
 
 def rounds_on(device: torch.device) -> int:

@@ -16,6 +16,7 @@ from .machine import GIB, Measured, Meter, gib
 from .models import Family, base_model, motion_model, patcher_of
 from .rows import Row
 from .sizes import Budget, TooLarge, climb
+from .steps import require_weights
 
 STAGES = ("motion_module", "motion_lora", "domain_adapter")
 """In this order they can share a base: the last one puts layers into it."""
@@ -30,6 +31,8 @@ class Trainer:
     def __init__(self, family: Family, precision: str, meter: Meter, budget: Budget, frames: int) -> None:
         self.family, self.precision, self.meter, self.frames = family, precision, meter, frames
         cpu = torch.device("cpu")
+        # Where the base is on the CPU already, two of it are there while it is copied.
+        self.held = require_weights(family, torch.bfloat16, meter, budget, 2 if meter.device == cpu else 1)
         base = base_model(family, torch.bfloat16, cpu)
         motion = motion_model(base.diffusion_model, family, torch.bfloat16, cpu)
         loaded = Loaded(patcher_of(base, cpu), None, None, motion, "")
@@ -52,7 +55,7 @@ class Trainer:
 
     def require_memory(self, stage: str, budget: Budget) -> None:
         """Raises TooLarge where weights, gradients and moments alone do not fit."""
-        free = min(budget.memory, self.meter.free())
+        free = min(budget.memory - self.held, self.meter.free())
         need = ADAM * self.values if stage == "motion_module" else 0
         if need > free:
             raise TooLarge(
@@ -112,7 +115,7 @@ def measure_stage(row: Row, trainer: Trainer, stage: str, pixels: int, budget: B
         return found
 
     running.step(min(64, pixels))  # gradients' and moments' memory is taken, and libraries are warm
-    taken = climb(pixels, lambda size: list(both(size).values()), budget, meter, 1)
+    taken = climb(pixels, lambda size: list(both(size).values()), budget, meter, 1, trainer.held)
     found = both(taken.pixels)
     off, on = found["off"], found["on"]
     row.figures |= {
