@@ -4,6 +4,7 @@
     python run.py demo                render the gallery through our nodes in a real ComfyUI, on the CPU
     python run.py evaluate [--json]   measure the trained tiny family by fresh samples through our nodes
     python run.py test [pytest args]  run the test suite
+    python run.py bench [args]        how fast full-size models are here, beside diffusers
     python run.py compatibility       what of another ComfyUI would break us, and the tests that depend on it
     python run.py comfyui [args]      open ComfyUI with this pack for hand use (args go to its main.py)
     python run.py paths               print one JSON object: python, comfyui, base_directory, pack
@@ -755,6 +756,12 @@ def command_evaluate(options: argparse.Namespace, rest: list[str]) -> int:
     return run_here([paths["python"], script, "--comfyui", paths["comfyui"], *rest])
 
 
+def command_bench(options: argparse.Namespace, rest: list[str]) -> int:
+    paths = prepare(options, extras=True)
+    script = str(ROOT / "bench" / "bench.py")
+    return run_here([paths["python"], script, "--comfyui", paths["comfyui"], *rest])
+
+
 def command_test(options: argparse.Namespace, rest: list[str]) -> int:
     paths = prepare(options, extras=True)
     # -P (3.11+) keeps this folder off sys.path, where our `nodes` would hide ComfyUI's; tests/conftest.py
@@ -795,6 +802,7 @@ COMMANDS = {
     "demo": (command_demo, "render the gallery through our nodes in a real ComfyUI and print its path"),
     "evaluate": (command_evaluate, "measure the trained tiny family by fresh samples"),
     "test": (command_test, "run the test suite; what follows goes to pytest"),
+    "bench": (command_bench, "measure full-size models on this machine, or --pack a folder to carry to one"),
     "compatibility": (
         command_compatibility,
         "read what another ComfyUI (--comfyui DIR) has changed, and run the tests that depend on it",

@@ -1,4 +1,4 @@
-"""Enter ComfyUI as a library, on the CPU, and load this pack as ComfyUI would, for scripts of `demo/`.
+"""Enter ComfyUI as a library, by default on the CPU, and load this pack as ComfyUI would, for scripts.
 
 Scripts run as files: their own folder is on the path, so `from bootstrap import enter` works from anywhere.
 """
@@ -12,10 +12,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PACK = "animatediff_flipbook"
 
 
-def enter(comfyui: Path | None = None, pytorch_attention: bool = True) -> Path:
+def enter(comfyui: Path | None = None, pytorch_attention: bool = True, cpu: bool = True) -> Path:
     """Put ComfyUI on the path, make `import comfy` work on the CPU, load the pack as `animatediff_flipbook`.
 
     comfyui: its folder; by default the variable COMFYUI_PATH, else the copy that `python run.py` unpacks.
+    cpu: off, ComfyUI takes the GPU that it finds.
     Returns the folder. Raises FileNotFoundError if no ComfyUI is there. Call before anything imports comfy.
     """
     folder = Path(
@@ -31,7 +32,7 @@ def enter(comfyui: Path | None = None, pytorch_attention: bool = True) -> Path:
         sys.path.insert(0, str(folder))
     importlib.import_module("utils.extra_config")  # claims `utils` before ComfyUI's nodes.py shadows it
     args = importlib.import_module("comfy.cli_args").args
-    args.cpu = True
+    args.cpu = cpu
     args.use_pytorch_cross_attention = pytorch_attention
     if PACK not in sys.modules:
         spec = importlib.util.spec_from_file_location(

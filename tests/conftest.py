@@ -1,4 +1,5 @@
-"""Shared set-up: a real ComfyUI on the path (CPU only) and this pack loaded as ComfyUI loads it."""
+"""Shared set-up: a real ComfyUI on the path and this pack loaded as ComfyUI loads it. On the CPU, unless
+FLIPBOOK_TEST_DEVICE=gpu lets ComfyUI take the GPU that it finds (docs/gpu.md)."""
 
 import importlib
 import importlib.util
@@ -31,12 +32,12 @@ def comfyui_folder() -> Path:
 
 
 def _enter_comfyui() -> None:
-    """Make `comfy` importable without a GPU; done once, before any test module imports it."""
+    """Make `comfy` importable, with a GPU or without; done once, before any test module imports it."""
     sys.path.insert(0, str(comfyui_folder()))
     import utils.extra_config  # noqa: F401  # claims the name `utils` before ComfyUI's nodes.py shadows it
     from comfy.cli_args import args
 
-    args.cpu = True
+    args.cpu = os.environ.get("FLIPBOOK_TEST_DEVICE", "cpu") == "cpu"
 
 
 def _load_pack() -> None:
