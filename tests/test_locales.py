@@ -1,0 +1,117 @@
+"""The pack's words in ComfyUI's locale files: every text of the nodes and the page, in every language.
+
+A text that was changed or added has no translation in words/LANG.json any more, which is named here:
+words/write_locales.py puts its place there and writes the locale files anew.
+"""
+
+import json
+import re
+
+import pytest
+from animatediff_flipbook.nodes import NODES
+from animatediff_flipbook.tests.conftest import ModelFolders
+from animatediff_flipbook.words import catalogue
+
+LANGUAGES = ("zh", "ja", "ko", "fr", "de", "es")
+OWN = "animateDiffFlipbook"
+"""Texts of main.json that our own scripts fill in; the others are messages of the page, with its signs."""
+
+
+@pytest.fixture(scope="module")
+def english(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        ModelFolders(tmp_path_factory.mktemp("models"), patch)
+        return catalogue.english(NODES)
+
+
+@pytest.fixture(params=LANGUAGES)
+def language(request):
+    return request.param
+
+
+def locale(language):
+    """A language's files, as ComfyUI's server reads them."""
+    folder = catalogue.LOCALES / language
+    return {name: json.loads((folder / f"{name}.json").read_text("utf-8")) for name in catalogue.FILES}
+
+
+def pairs(english, language):
+    """``(place, English text, text)`` of all texts that a language has."""
+    texts = catalogue.flat(locale(language))
+    return [(place, text, texts[place]) for place, text in catalogue.flat(english).items() if place in texts]
+
+
+def test_english_is_the_schemas(english):
+    assert locale("en") == english, "words/write_locales.py writes locales/ anew"
+
+
+def test_every_text_is_translated_from_todays_english(english, language):
+    """The work that is to be done is the assertion's message."""
+    words = catalogue.completed(english, catalogue.read(language))
+    missing = [text for text, translation in words.items() if not translation.strip()]
+    assert not missing
+
+
+def test_locale_files_are_made_of_the_catalogue(english, language):
+    assert locale(language) == catalogue.translated(english, catalogue.read(language))
+
+
+def test_catalogue_holds_nothing_else(english, language):
+    words = catalogue.read(language)
+    assert list(words) == list(catalogue.completed(english, words))
+
+
+def test_every_language_has_the_keys_of_the_schemas(english, language):
+    assert list(catalogue.flat(locale(language))) == list(catalogue.flat(english))
+
+
+def test_the_page_takes_no_sign_for_its_own(english):
+    """Older pages compile a tooltip as a message, where these signs mean something; newer ones do not, so
+    that they cannot be escaped either."""
+    for language in ("en", *LANGUAGES):
+        for place, text in catalogue.flat(locale(language)).items():
+            if OWN not in place:
+                assert not set(text) & set("{}@|"), (language, place, text)
+
+
+def facts(text):
+    """What a translation must keep: numbers, files and folders, placeholders, examples in backquotes."""
+    return sorted(re.findall(r"`[^`]*\W[^`]*`|\{\w+\}|\w+[/_.]\w[\w/.]*|\d+(?:\.\d+)?", text, re.ASCII))
+
+
+def test_facts_survive(english, language):
+    for place, text, translation in pairs(english, language):
+        if place[-1] != "name":
+            assert facts(translation) == facts(text), (place, text, translation)
+
+
+def test_inputs_are_called_by_their_names(english, language):
+    """A name in backquotes is that of an input or output, as the language has it."""
+    tree, theirs = english["nodeDefs"], locale(language)["nodeDefs"]
+    names = {}
+    for node, words in tree.items():
+        for group in ("inputs", "outputs"):
+            for key, part in words[group].items():
+                names.setdefault(part["name"], set()).add(theirs[node][group][key]["name"])
+    for place, text, translation in pairs(english, language):
+        said = re.findall(r"`(\w+)`", text)
+        assert len(re.findall(r"`([^`]+)`", translation)) == len(re.findall(r"`([^`]+)`", text)), place
+        for name in said:
+            assert any(f"`{one}`" in translation for one in names[name]), (place, name, translation)
+
+
+def test_nodes_are_called_by_their_names(english, language):
+    """Where an English text names one of our nodes, the translation has that node's translated name."""
+    theirs = locale(language)["nodeDefs"]
+    names = {node["display_name"]: theirs[key]["display_name"] for key, node in english["nodeDefs"].items()}
+    for place, text, translation in pairs(english, language):
+        rest = text
+        for name in sorted(names, key=len, reverse=True):
+            if re.search(rf"\b{name}\b", rest):
+                assert names[name] in translation, (place, name, translation)
+            rest = re.sub(rf"\b{name}\b", "", rest)
+
+
+def test_names_of_nodes_differ(language):
+    names = [node["display_name"] for node in locale(language)["nodeDefs"].values()]
+    assert len(set(names)) == len(names)
