@@ -6,6 +6,7 @@ words/write_locales.py puts its place there and writes the locale files anew.
 
 import json
 import re
+from collections import Counter
 
 import pytest
 from animatediff_flipbook.nodes import NODES
@@ -76,6 +77,8 @@ def test_the_page_takes_no_sign_for_its_own(english):
 
 FACT = re.compile(r"\{\w+\}|(?:\w+[/_.])+\w+|\d+(?:\.\d+)?", re.ASCII)
 """What stays as it is outside of backquotes: numbers, files and folders, options, placeholders."""
+COUNTED = {"1", "2", "3", "4"}
+"""Some languages count in figures where English has words: once, two, a third, quarter turns."""
 
 
 def parts(text):
@@ -98,14 +101,16 @@ def facts(text, names):
     """What a translation must keep."""
     plain, quoted = parts(text)
     found = [fact for part in plain for fact in FACT.findall(part) if fact not in names]
-    return sorted([*found, *(part for part in quoted if re.search("[:=]", part))])
+    return [*found, *(part for part in quoted if re.search("[:=]", part))]
 
 
 def test_facts_survive(english, language):
     ours = names(english, language)
     for place, text, translation in pairs(english, language):
         if place[-1] != "name":
-            assert facts(translation, ours) == facts(text, ours), (place, text, translation)
+            wanted, there = Counter(facts(text, ours)), Counter(facts(translation, ours))
+            assert not wanted - there, (place, text, translation)
+            assert set(there - wanted) <= COUNTED, (place, text, translation)
 
 
 def test_inputs_are_called_by_their_names(english, language):
