@@ -18,6 +18,7 @@ export const ENGLISH = {
             "AnimateDiff Flipbook": "AnimateDiff Flipbook"
         },
         "animateDiffFlipbook": {
+            "title": "Convert AnimateDiff nodes",
             "offer": "This graph holds nodes of another AnimateDiff pack that this ComfyUI does not have: {names}. AnimateDiff Flipbook can turn them into its own. You see what changes, and Ctrl-Z takes it back.",
             "more": "{count} more",
             "notNow": "Not now",
@@ -55,4 +56,38 @@ export const ENGLISH = {
             }
         }
     }
+}
+
+/** What the server has in other languages, by language; nothing until it has answered. */
+let translations = {}
+
+/** Fetch the words of dialogs. Until they are here, and without them, English is spoken. */
+export async function fetchWords() {
+    const all = await (await api.fetchApi('/i18n')).json()
+    translations = Object.fromEntries(
+        Object.entries(all).map(([language, words]) => [language, words.animateDiffFlipbook ?? {}]),
+    )
+}
+
+/** A dialog's words in the page's language, with values in the places of their {names}. */
+export function say(key, values = {}) {
+    const language = app.extensionManager?.setting?.get('Comfy.Locale')
+    const text = translations[language]?.[key] ?? ENGLISH.main.animateDiffFlipbook[key]
+    return text.replace(/\{(\w+)\}/g, (place, name) => values[name] ?? place)
+}
+
+/** Name and tooltip of a setting, which the page translates. */
+export function settingWords(id) {
+    const { name, tooltip } = ENGLISH.settings[normal(id)]
+    return { name, tooltip }
+}
+
+/** Label of a command, which the page translates. */
+export function commandLabel(id) {
+    return ENGLISH.commands[normal(id)].label
+}
+
+/** An id as a key of the page's tables, which cuts keys at dots. */
+function normal(id) {
+    return id.replaceAll('.', '_')
 }
