@@ -15,7 +15,8 @@ export const ENGLISH = {
             "Convert AnimateDiff nodes": "Convert AnimateDiff nodes"
         },
         "settingsCategories": {
-            "AnimateDiff Flipbook": "AnimateDiff Flipbook"
+            "AnimateDiff Flipbook": "AnimateDiff Flipbook",
+            "Preview": "Preview"
         },
         "animateDiffFlipbook": {
             "title": "Convert AnimateDiff nodes",

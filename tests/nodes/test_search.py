@@ -1,4 +1,4 @@
-"""Who looks for a node by the name that it has in another AnimateDiff pack finds ours in the page's search."""
+"""Who looks for a node by its name in another AnimateDiff pack finds ours in the page's search."""
 
 from types import SimpleNamespace
 
