@@ -13,7 +13,7 @@ from animatediff_flipbook.nodes import NODES
 from animatediff_flipbook.tests.conftest import ModelFolders
 from animatediff_flipbook.words import catalogue
 
-LANGUAGES = ("zh", "ja", "ko", "fr", "de", "es")
+LANGUAGES = ("zh", "zh-TW", "ja", "ko", "fr", "de", "es")
 OWN = "animateDiffFlipbook"
 """Texts of main.json that our own scripts fill in; the others are messages of the page, with its signs."""
 
