@@ -8,9 +8,10 @@ import json
 import re
 from collections import Counter
 
+import folder_paths
 import pytest
 from animatediff_flipbook.nodes import NODES
-from animatediff_flipbook.tests.conftest import ModelFolders
+from animatediff_flipbook.nodes.paths import register_folders
 from animatediff_flipbook.words import catalogue
 
 LANGUAGES = ("zh", "zh-TW", "ja", "ko", "fr", "de", "es")
@@ -19,9 +20,11 @@ OWN = "animateDiffFlipbook"
 
 
 @pytest.fixture(scope="module")
-def english(tmp_path_factory):
+def english():
     with pytest.MonkeyPatch.context() as patch:
-        ModelFolders(tmp_path_factory.mktemp("models"), patch)
+        known = dict(folder_paths.folder_names_and_paths)
+        patch.setattr(folder_paths, "folder_names_and_paths", known)
+        register_folders()
         return catalogue.english(NODES)
 
 
@@ -133,12 +136,11 @@ def test_nodes_are_called_by_their_names(english, language):
     """Where an English text names one of our nodes, the translation has that node's translated name."""
     theirs = locale(language)["nodeDefs"]
     names = {node["display_name"]: theirs[key]["display_name"] for key, node in english["nodeDefs"].items()}
+    longest_first = sorted(names, key=len, reverse=True)
+    named = re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b")
     for place, text, translation in pairs(english, language):
-        rest = text
-        for name in sorted(names, key=len, reverse=True):
-            if re.search(rf"\b{name}\b", rest):
-                assert names[name] in translation, (place, name, translation)
-            rest = re.sub(rf"\b{name}\b", "", rest)
+        for name in named.findall(text):
+            assert names[name] in translation, (place, name, translation)
 
 
 def test_names_of_nodes_differ(language):
