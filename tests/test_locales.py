@@ -143,6 +143,13 @@ def test_nodes_are_called_by_their_names(english, language):
             assert names[name] in translation, (place, name, translation)
 
 
-def test_names_of_nodes_differ(language):
-    names = [node["display_name"] for node in locale(language)["nodeDefs"].values()]
-    assert len(set(names)) == len(names)
+def test_names_differ(language):
+    """Nodes from each other, and on a node its inputs and its outputs."""
+    nodes = locale(language)["nodeDefs"]
+    groups = [
+        nodes.values(),
+        *(node[key].values() for node in nodes.values() for key in ("inputs", "outputs")),
+    ]
+    for group in groups:
+        names = [one.get("display_name") or one["name"] for one in group]
+        assert len(set(names)) == len(names), names
