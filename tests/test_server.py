@@ -173,6 +173,18 @@ def test_node_help_is_served(server):
         assert server.request(f"/extensions/animatediff-flipbook/docs/{name}.md").startswith(b"#")
 
 
+def test_words_of_every_language_are_served(server, root):
+    """As the page asks for them; another pack's go beside them."""
+    served = server.get("/i18n")
+    languages = {folder.name for folder in (root / "locales").iterdir()}
+    assert {"en", "zh", "ja", "ko"} <= languages
+    for language in languages:
+        for file in (root / "locales" / language).iterdir():
+            words, theirs = json.loads(file.read_text("utf-8")), served[language]
+            theirs = theirs if file.stem == "main" else theirs[file.stem]
+            assert {key: theirs.get(key) for key in words} == words, file
+
+
 def test_the_log_has_no_complaints_about_us(server):
     failed = [line for line in server.log_text().splitlines() if "IMPORT FAILED" in line]
     assert all("nodes_audio" in line for line in failed), "only core's audio nodes want torchaudio"

@@ -7,9 +7,9 @@
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
 import { hideOffer, showOffer, showReport } from './convert_view.js'
+import { commandLabel, fetchWords, say } from './words.js'
 
 const COMMAND = 'AnimateDiffFlipbook.ConvertNodes'
-const NAME = 'Convert AnimateDiff nodes'
 const SETTLING = 300 // milliseconds
 
 /** Ids of graphs whose offer was answered, for as long as this tab of the browser lives. */
@@ -30,7 +30,7 @@ async function post(route, body) {
         body: JSON.stringify(body),
     })
     const answer = await response.json().catch(() => ({}))
-    if (!response.ok) throw new Error(answer.error ?? `The server answered ${response.status}.`)
+    if (!response.ok) throw new Error(answer.error ?? say('noAnswer', { status: response.status }))
     return answer
 }
 
@@ -68,17 +68,15 @@ async function convertGraph() {
     try {
         const { graph: converted, report, text } = await post('convert', graph.serialize())
         if (!report.count) {
-            const sentence = 'Nothing to convert: this graph holds no nodes of another AnimateDiff pack.'
-            return showReport(NAME, sentence, report, text)
+            return showReport(say('title'), say('nothing'), report, text)
         }
         if (activeWorkflow() !== workflow) {
-            return showReport(NAME, 'Another graph was opened in the meantime, so nothing was changed.')
+            return showReport(say('title'), say('otherGraph'))
         }
         await replaceGraph(workflow, converted)
-        const sentence = `Nodes of other packs that were converted: ${report.count}. Ctrl-Z brings them back.`
-        showReport('Converted', sentence, report, text)
+        showReport(say('converted'), say('convertedCount', { count: report.count }), report, text)
     } catch (error) {
-        showReport(NAME, error.message)
+        showReport(say('title'), error.message)
     }
 }
 
@@ -106,8 +104,11 @@ async function replaceGraph(workflow, document) {
 
 app.registerExtension({
     name: 'AnimateDiffFlipbook.Convert',
-    commands: [{ id: COMMAND, label: NAME, icon: 'pi pi-sync', function: convertGraph }],
+    commands: [{ id: COMMAND, label: commandLabel(COMMAND), icon: 'pi pi-sync', function: convertGraph }],
     menuCommands: [{ path: ['Edit'], commands: [COMMAND] }],
+    setup() {
+        fetchWords().catch((error) => console.warn('AnimateDiff Flipbook:', error))
+    },
     afterConfigureGraph() {
         // Not awaited: opening a graph waits for nobody's rules.
         offerConversion().catch((error) => console.warn('AnimateDiff Flipbook:', error))

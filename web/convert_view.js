@@ -5,6 +5,8 @@
  * its toasts have no buttons. Words of a file are only ever set as text.
  */
 
+import { say } from './words.js'
+
 const STYLE = `
 .flipbook-offer, .flipbook-report {
     font: 14px/1.45 sans-serif;
@@ -46,14 +48,7 @@ const STYLE = `
 .flipbook-report li b { font-weight: 600; }
 .flipbook-lines { overflow-y: auto; margin-bottom: 14px; }
 `
-const KINDS = [
-    ['lost', 'Lost'],
-    ['changed', 'Changed'],
-    ['left', 'Left to another pack'],
-    ['mapped', 'Mapped one to one'],
-]
-
-const LATER = 'Later: Edit > Convert AnimateDiff nodes'
+const KINDS = ['lost', 'changed', 'left', 'mapped']
 
 let offer = null
 
@@ -77,21 +72,16 @@ export function showOffer(types, { onAccept, onDecline }) {
         hideOffer()
         then()
     }
-    const names = types.length > 4 ? [...types.slice(0, 3), `${types.length - 3} more`] : types
+    const names = types.length > 4 ? [...types.slice(0, 3), say('more', { count: types.length - 3 })] : types
     offer = element(
         'div',
         { className: 'flipbook-offer', role: 'status' },
-        element('p', {
-            text:
-                `This graph holds nodes of another AnimateDiff pack that this ComfyUI does not have: ` +
-                `${names.join(', ')}. AnimateDiff Flipbook can turn them into its own. You see what changes, and ` +
-                `Ctrl-Z takes it back.`,
-        }),
+        element('p', { text: say('offer', { names: names.join(', ') }) }),
         element(
             'div',
             { className: 'flipbook-buttons' },
-            element('button', { text: 'Not now', title: LATER, onclick: answer(onDecline) }),
-            element('button', { text: 'Convert', className: 'flipbook-first', onclick: answer(onAccept) }),
+            element('button', { text: say('notNow'), title: say('later'), onclick: answer(onDecline) }),
+            element('button', { text: say('convert'), className: 'flipbook-first', onclick: answer(onAccept) }),
         ),
     )
     document.body.append(offer)
@@ -107,13 +97,13 @@ export function hideOffer() {
 export function showReport(title, sentence, report = { items: [] }, text = sentence) {
     addStyle()
     const lines = element('div', { className: 'flipbook-lines' })
-    for (const [kind, heading] of KINDS) {
+    for (const kind of KINDS) {
         const items = report.items.filter((item) => item.kind === kind)
         if (!items.length) continue
         const list = items.map((item) =>
             element('li', {}, element('b', { text: `#${item.node_id} ${item.node_type}` }), `: ${item.text}`),
         )
-        lines.append(element('h3', { text: `${heading} (${items.length})` }), element('ul', {}, ...list))
+        lines.append(element('h3', { text: say(kind, { count: items.length }) }), element('ul', {}, ...list))
     }
     const dialog = element(
         'dialog',
@@ -124,8 +114,8 @@ export function showReport(title, sentence, report = { items: [] }, text = sente
         element(
             'div',
             { className: 'flipbook-buttons' },
-            element('button', { text: 'Copy', onclick: () => navigator.clipboard?.writeText(text) }),
-            element('button', { text: 'Close', className: 'flipbook-first', onclick: () => dialog.close() }),
+            element('button', { text: say('copy'), onclick: () => navigator.clipboard?.writeText(text) }),
+            element('button', { text: say('close'), className: 'flipbook-first', onclick: () => dialog.close() }),
         ),
     )
     dialog.onclose = () => dialog.remove()

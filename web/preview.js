@@ -6,6 +6,7 @@
  */
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { settingWords } from "./words.js";
 
 const EVENT = "animatediff_flipbook.preview";
 const ROUTE = "/animatediff_flipbook/preview";
@@ -143,7 +144,7 @@ app.registerExtension({
         {
             id: FPS,
             category: ["AnimateDiff Flipbook", "Preview", "Fps"],
-            name: "Frames per second of the moving preview",
+            ...settingWords(FPS),
             type: "slider",
             attrs: { min: 1, max: 30, step: 1 },
             defaultValue: 8,
@@ -151,8 +152,7 @@ app.registerExtension({
         {
             id: STYLE,
             category: ["AnimateDiff Flipbook", "Preview", "Style"],
-            name: "Preview of clips while they are sampled",
-            tooltip: "Needs ComfyUI's live previews. A contact sheet shows up to 16 frames side by side.",
+            ...settingWords(STYLE),
             type: "combo",
             options: ["moving", "contact sheet", "off"],
             defaultValue: "moving",

@@ -220,7 +220,18 @@ class ContextWindows(io.ComfyNode):
                 "guider. Prompts, masks and ControlNet images that hold one entry per frame follow their "
                 "frames. Chain several with different start_percent to change the settings over the steps."
             ),
-            search_aliases=["animatediff context", "sliding window", "long video", "context options"],
+            search_aliases=[
+                "AnimateDiff Context Options",
+                "Context Options Looped Uniform",
+                "Context Options Standard Static",
+                "Context Options Standard Uniform",
+                "Context Options Batched",
+                "View Options",
+                "Views Only",
+                "AnimateDiff Sliding Window Options",
+                "long video",
+                "ADE",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="A model, with a motion module applied before or after."),
                 *context_inputs(),
@@ -295,7 +306,13 @@ class ContextSampler(io.ComfyNode):
                 "KSampler and Context Windows in one box: samples a clip of any length in overlapping "
                 "windows of frames. The batch size of the latent is the number of frames."
             ),
-            search_aliases=["animatediff sampler", "context-window sampler", "long video"],
+            search_aliases=[
+                "AnimateDiff Sampler",
+                "context-window sampler",
+                "sliding window",
+                "long video",
+                "ADE",
+            ],
             inputs=[
                 *sampler_inputs(),
                 io.Float.Input(

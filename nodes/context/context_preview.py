@@ -40,7 +40,7 @@ class ContextPreview(io.ComfyNode):
                 "frame counts in them: one row per window, frames from left to right, the darker the more. "
                 "Windows that run over the end into the beginning are orange."
             ),
-            search_aliases=["visualize context", "context windows view"],
+            search_aliases=["Visualize Context Options", "context windows view"],
             inputs=[
                 io.Model.Input("model", tooltip="A model with Context Windows."),
                 io.Int.Input("frames", default=48, min=1, max=1000, tooltip="Frames of the clip."),

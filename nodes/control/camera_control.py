@@ -120,7 +120,7 @@ class LoadCameraControl(io.ComfyNode):
                 "Loads a CameraCtrl model, which lets a v3 motion module follow a camera's path, from "
                 "models/animatediff_models or models/controlnet."
             ),
-            search_aliases=["cameractrl", "camera", "CameraCtrl_pruned"],
+            search_aliases=["Load AnimateDiff+CameraCtrl Model", "CameraCtrl_pruned"],
             inputs=[
                 io.Combo.Input(
                     "camera_control",
@@ -161,7 +161,7 @@ class CameraControl(io.ComfyNode):
             display_name="Camera Control",
             category=CATEGORY,
             description="Moves the camera through the clip along a path of poses (CameraCtrl).",
-            search_aliases=["cameractrl", "camera motion", "camera path"],
+            search_aliases=["Apply AnimateDiff+CameraCtrl Model", "camera motion", "camera path"],
             inputs=[
                 CameraControlType.Input("camera_control", tooltip="From Load Camera Control."),
                 CameraPosesType.Input(

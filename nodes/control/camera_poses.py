@@ -28,7 +28,7 @@ class CameraPoses(io.ComfyNode):
                 "The path of a camera by name: pan, zoom, roll, tilt, or two of them at once; several in a "
                 "row by chaining."
             ),
-            search_aliases=["cameractrl", "camera poses", "pan", "zoom", "roll", "tilt"],
+            search_aliases=["Create CameraCtrl Poses", "pan", "zoom", "roll", "tilt"],
             inputs=[
                 io.Combo.Input(
                     "motion",
@@ -114,7 +114,7 @@ class CameraPosesFromText(io.ComfyNode):
                 "The path of a camera from a text as RealEstate10K and CameraCtrl's tools write it: a line "
                 "of 19 numbers per frame."
             ),
-            search_aliases=["cameractrl", "realestate10k", "camera trajectory"],
+            search_aliases=["Load CameraCtrl Poses", "RealEstate10K", "camera trajectory"],
             inputs=[
                 io.String.Input(
                     "text",

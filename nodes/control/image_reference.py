@@ -71,7 +71,13 @@ class ImageReference(io.ComfyNode):
                 "Animates a picture with an AnimateLCM-I2V motion module, whose image encoder shows it to "
                 "all frames."
             ),
-            search_aliases=["animatelcm", "i2v", "image to video", "animate image", "ref drift"],
+            search_aliases=[
+                "Apply AnimateLCM-I2V Model",
+                "Scale Ref Image and VAE Encode",
+                "image to video",
+                "animate image",
+                "ref drift",
+            ],
             inputs=[
                 image_input("The picture, or one per frame. It is cut and scaled to the clip's size."),
                 vae_input(),

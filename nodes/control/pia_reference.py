@@ -82,7 +82,13 @@ class PiaReference(io.ComfyNode):
                 "Animates a picture with a PIA motion module: every frame sees the picture, and a value says "
                 "how near it stays to it."
             ),
-            search_aliases=["pia", "image to video", "animate image", "pia input"],
+            search_aliases=[
+                "Apply AnimateDiff-PIA Model",
+                "PIA Input Paper Presets",
+                "PIA Input Multival",
+                "image to video",
+                "animate image",
+            ],
             inputs=[
                 image_input("The picture, or one per frame. It is cut and scaled to the clip's size."),
                 vae_input(),

@@ -32,7 +32,13 @@ class LoadSparseControl(io.ComfyNode):
                 "models/controlnet: a ControlNet that is shown pictures for some frames of a clip. Connect "
                 "it to Apply ControlNet with as many pictures as you have."
             ),
-            search_aliases=["sparsectrl", "sparse control", "sparsectrl_rgb", "image to video", "key frames"],
+            search_aliases=[
+                "Load SparseCtrl Model",
+                "sparse control",
+                "sparsectrl_rgb",
+                "image to video",
+                "key frames",
+            ],
             inputs=[
                 io.Combo.Input(
                     "sparse_control",
@@ -85,7 +91,7 @@ class SparseControlFrames(io.ComfyNode):
                 "Says at which frames of the clip SparseCtrl's pictures stand. Put it between Load "
                 "SparseCtrl and Apply ControlNet."
             ),
-            search_aliases=["sparsectrl", "sparse index", "sparse spread", "key frames"],
+            search_aliases=["SparseCtrl Index Method", "SparseCtrl Spread Method", "key frames"],
             inputs=[
                 io.ControlNet.Input("control_net", tooltip="From Load SparseCtrl."),
                 io.Combo.Input(

@@ -58,7 +58,14 @@ class ApplyMotionModule(io.ComfyNode):
                 "batch size of the empty latent to the number of frames (16 is what motion modules were "
                 "trained on)."
             ),
-            search_aliases=["animatediff", "use animatediff", "motion model"],
+            search_aliases=[
+                "AnimateDiff Loader",
+                "Apply AnimateDiff Model",
+                "Use Evolved Sampling",
+                "Create Sigma Schedule",
+                "motion model",
+                "ADE",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="An SD1.5 or SDXL model, with or without patches."),
                 MotionModule.Input("motion_module", tooltip="From Load Motion Module."),

@@ -35,7 +35,7 @@ class ApplyDomainAdapter(io.ComfyNode):
                 "Applies a domain adapter (v3_sd15_adapter, or one of your own) from models/loras to the "
                 "image model."
             ),
-            search_aliases=["v3_sd15_adapter", "animatediff adapter"],
+            search_aliases=["AnimateDiff adapter", "v3_sd15_adapter"],
             inputs=[
                 io.Model.Input("model", tooltip="The image model."),
                 io.Combo.Input(

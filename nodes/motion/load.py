@@ -42,7 +42,16 @@ class LoadMotionModule(io.ComfyNode):
                 "Loads an AnimateDiff motion module (v1, v2, v3, SDXL beta, HotshotXL, AnimateLCM, "
                 "diffusers' MotionAdapter, or one of your own) from models/animatediff_models."
             ),
-            search_aliases=["animatediff", "mm_sd_v15", "v3_sd15_mm", "motion model"],
+            search_aliases=[
+                "AnimateDiff Loader",
+                "Load AnimateDiff Model",
+                "Load AnimateLCM-I2V Model",
+                "AnimateDiff Module Loader",
+                "motion model",
+                "ADE",
+                "mm_sd_v15",
+                "v3_sd15_mm",
+            ],
             inputs=[
                 io.Combo.Input(
                     "motion_module",
@@ -96,7 +105,13 @@ class LoadMotionLora(io.ComfyNode):
                 "Loads a MotionLoRA (one camera motion: zoom, pan, tilt, roll) from "
                 "models/animatediff_motion_lora. Several can be combined by chaining."
             ),
-            search_aliases=["animatediff lora", "camera motion", "v2_lora"],
+            search_aliases=[
+                "Load AnimateDiff LoRA",
+                "AnimateDiff LoRA Loader",
+                "camera motion",
+                "ADE",
+                "v2_lora",
+            ],
             inputs=[
                 io.Combo.Input(
                     "motion_lora",

@@ -28,7 +28,13 @@ class MotionKeyframe(io.ComfyNode):
                 "From some point of sampling on, other values for a motion module: they multiply those of "
                 "Apply Motion Module. Chain several, in any order; the earliest counts from its start on."
             ),
-            search_aliases=["ad keyframe", "animatediff keyframe", "timestep keyframe", "motion over steps"],
+            search_aliases=[
+                "AnimateDiff Keyframe",
+                "AD keyframe",
+                "timestep keyframe",
+                "motion over steps",
+                "ADE",
+            ],
             inputs=[
                 io.Float.Input(
                     "start_percent",

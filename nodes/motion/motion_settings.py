@@ -46,7 +46,16 @@ class MotionSettingsNode(io.ComfyNode):
                 "Changes how a motion module is used: its positions stretched, parts of its weights stronger "
                 "or weaker, single blocks turned up or down. Everything is as trained until it is changed."
             ),
-            search_aliases=["pe stretch", "sweetspot", "weight adjust", "per block", "ad settings"],
+            search_aliases=[
+                "AnimateDiff Settings",
+                "Motion Model Settings",
+                "Adjust PE Sweetspot Stretch",
+                "Adjust PE Full Stretch",
+                "Adjust PE Manual",
+                "Adjust Weight",
+                "per block",
+                "ADE",
+            ],
             inputs=[
                 io.Int.Input(
                     "stretch_rows",

@@ -35,7 +35,14 @@ class MotionValueNode(io.ComfyNode):
                 "A value that differs between frames, or between parts of the picture: for scale and effect "
                 "of Apply Motion Module, for keyframes, and for the strength of a MotionLoRA."
             ),
-            search_aliases=["multival", "motion scale", "masked motion"],
+            search_aliases=[
+                "Multival",
+                "Multival Scaled Mask",
+                "Multival Floats",
+                "motion scale",
+                "masked motion",
+                "ADE",
+            ],
             inputs=[
                 io.Float.Input(
                     "value",

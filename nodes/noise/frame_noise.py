@@ -53,7 +53,7 @@ class FrameNoiseNode(io.ComfyNode):
                 "come out; for clips of several context windows freenoise keeps the windows together. "
                 "Connect it to SamplerCustomAdvanced, Context Sampler or FreeInit Sampler."
             ),
-            search_aliases=["freenoise", "shared noise", "animatediff noise", "seed per frame"],
+            search_aliases=["FreeNoise", "shared noise", "AnimateDiff noise", "seed per frame"],
             inputs=[
                 noise_kind_input(),
                 io.Int.Input(

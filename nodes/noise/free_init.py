@@ -40,7 +40,7 @@ class FreeInitSampler(io.ComfyNode):
                 "clip before: steadier subjects and colours, for as many times the work. Starts from an "
                 "empty latent."
             ),
-            search_aliases=["freeinit", "animatediff sampler", "temporal consistency"],
+            search_aliases=["AnimateDiff Sampler", "FreeInit Iteration Options", "temporal consistency"],
             inputs=[
                 *sampler_inputs(),
                 *low_pass_inputs(),

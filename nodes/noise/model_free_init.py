@@ -28,7 +28,7 @@ class ModelFreeInit(io.ComfyNode):
                 "times, each time from noise whose slow part comes from the clip before. Works with all "
                 "samplers, noise schedules and guiders, and with latents that hold pictures."
             ),
-            search_aliases=["freeinit", "iteration options", "temporal consistency"],
+            search_aliases=["FreeInit Iteration Options", "temporal consistency", "DinkInit", "ADE"],
             inputs=[
                 io.Model.Input("model", tooltip="A model, with a motion module applied before or after."),
                 *low_pass_inputs(),

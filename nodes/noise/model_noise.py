@@ -34,7 +34,14 @@ class ModelNoise(io.ComfyNode):
                 "starts from it, also those without a noise socket (KSampler, detailers, tiled upscalers). "
                 "The seed stays the sampler's."
             ),
-            search_aliases=["freenoise", "animatediff noise", "sample settings", "seed per frame"],
+            search_aliases=[
+                "FreeNoise",
+                "AnimateDiff noise",
+                "Sample Settings",
+                "Sampling Settings",
+                "seed per frame",
+                "ADE",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="A model, with a motion module applied before or after."),
                 noise_kind_input(),

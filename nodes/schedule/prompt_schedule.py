@@ -56,7 +56,7 @@ class PromptSchedule(io.ComfyNode):
                 "Prompts that change over the frames: each frame's conditioning is blended from the prompts "
                 "before and after it. Works as positive and as negative, with and without context windows."
             ),
-            search_aliases=["prompt travel", "batch prompt schedule", "fizz"],
+            search_aliases=["Batch Prompt Schedule", "prompt travel", "FizzNodes"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of the checkpoint."),
                 io.String.Input(
@@ -152,7 +152,7 @@ class FloatSchedule(io.ComfyNode):
                 "Numbers that change over the frames, in the syntax of Prompt Schedule. As a mask they set "
                 "how strong a prompt is in each frame (Conditioning (Set Mask))."
             ),
-            search_aliases=["value schedule", "batch value schedule", "keyframes"],
+            search_aliases=["Batch Value Schedule", "keyframes", "FizzNodes"],
             inputs=[
                 io.String.Input("values", multiline=True, default="0: 0.0 / 16: 1.0", tooltip=SPELLINGS),
                 *clip_length_inputs(),

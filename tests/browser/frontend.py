@@ -144,6 +144,11 @@ class Frontend:
         self._set("Comfy.VueNodes.Enabled", yes)
         self.reload()
 
+    def set_language(self, language: str) -> None:
+        """Load the page anew in a language of its settings: en, zh, ja, .."""
+        self._set("Comfy.Locale", language)
+        self.reload()
+
     def open(self, workflow: dict) -> None:
         """Load a UI-format workflow, as dropping its file on the page does."""
         self.page.evaluate("workflow => window.app.loadGraphData(workflow, true, true)", workflow)
