@@ -491,7 +491,8 @@ def run_small(page, server, workflow: dict, sizes: dict[str, int]) -> dict:
 def frames_saved(server, run: dict) -> list[int]:
     images = [image for output in run["outputs"].values() for image in output.get("images", ())]
     saved = [image for image in images if image["type"] == "output"]  # others are previews
-    return [count_frames(server.base_directory / "output" / one["subfolder"] / one["filename"]) for one in saved]
+    folder = server.base_directory / "output"
+    return [count_frames(folder / one["subfolder"] / one["filename"]) for one in saved]
 
 
 def test_page_runs_text_to_animation_and_shows_what_was_chosen(page, server):
