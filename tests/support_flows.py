@@ -42,10 +42,9 @@ def fill_input(folder: Path) -> None:
     """The films and pictures that the workflows name, as a user puts them into ComfyUI's input folder."""
     folder.mkdir(parents=True, exist_ok=True)
     film = moving_square(0, FILM_FRAMES)
-    write_mp4(folder / "film.mp4", film, fps=12)
-    write_mp4(folder / "poses.mp4", film, fps=12)
     white = (film != film[:, :1, :1]).any(axis=-1, keepdims=True).repeat(3, axis=-1)
-    write_mp4(folder / "mask.mp4", white.astype("uint8") * 255, fps=12)
+    for name, frames in (("film", film), ("poses", film), ("mask", white.astype("uint8") * 255)):
+        write_mp4(folder / f"{name}.mp4", frames, fps=12, codec="libx264")
     Image.fromarray(film[0]).save(folder / "example.png")
 
 
