@@ -198,7 +198,7 @@ THUMBNAILS = (
         workflow="closed-loop",
         section=LONG,
         caption="32 frames that close to a loop",
-        prompt="a green circle moving right on a cloudy background",
+        prompt="a green circle moving right on a striped background",
     ),
     Render(
         name="motion-values",
