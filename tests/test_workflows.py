@@ -466,6 +466,11 @@ def test_page_draws_them_as_elements_too(page):
         page.draw_nodes_as_elements(False)
 
 
+@pytest.mark.slow
+def test_template_browser_shows_every_workflow_with_its_picture(page):
+    assert page.templates() == {path.stem: True for path in WORKFLOWS}
+
+
 def test_page_tells_of_missing_nodes_and_models(page):
     """The checks above can fail."""
     workflow = read(ROOT / "workflows" / "text-to-animation.json")

@@ -224,6 +224,36 @@ class Frontend:
         self.page.wait_for_timeout(500)
         return {int(number): tuple(box) for number, *box in self.page.evaluate(_BOXES)}
 
+    def templates(self) -> dict[str, bool]:
+        """What the template browser offers of this pack: name of a workflow -> whether its picture is shown.
+
+        It draws cards, and loads pictures, only as they come into view.
+        """
+        from playwright.sync_api import TimeoutError as PlaywrightTimeout
+
+        self.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+        self.page.get_by_text(re.compile("^animatediff.flipbook$", re.IGNORECASE)).first.click()
+        self.page.wait_for_timeout(1000)
+        found: dict[str, bool] = {}
+        waits = 0
+        while waits < 3:
+            cards = self.page.locator("[data-testid^=template-workflow-]").all()
+            new = {card.get_attribute("data-testid") for card in cards} - found.keys()
+            waits = 0 if new else waits + 1
+            self.page.wait_for_timeout(0 if new else 700)
+            for place in sorted(new):
+                card = self.page.locator(f"[data-testid={place}]")
+                card.scroll_into_view_if_needed()
+                picture = card.locator("img").first
+                try:
+                    picture.wait_for(timeout=60_000)
+                    # A picture of the page's own stands in for one that is missing.
+                    found[place] = picture.evaluate("image => !image.src.includes('/assets/')")
+                except PlaywrightTimeout:
+                    found[place] = False
+        self.close_dialogs()
+        return {place.removeprefix("template-workflow-"): shown for place, shown in found.items()}
+
     def close_dialogs(self) -> None:
         """Dismiss what lies over the canvas."""
         self.page.keyboard.press("Escape")
