@@ -5,6 +5,7 @@
 What: each `Render` of renders.py becomes an animated WEBP on a page. A second run makes the first one anew
 and keeps the others, as long as nothing that they were made of has changed. With a prompt or seed of the
 user's only the first one is made.
+`--thumbnails workflows` makes every picture of the template browser anew, after the models have changed.
 The models are those of `demo/models`; where none are there yet, random ones of the same shape stand in.
 Runs with the Python of `.venv`; `run.py` starts it.
 """
