@@ -58,6 +58,16 @@ _BOXES = """() => {
                 Math.max(node.size[1], needed[1]) + title];
     });
 }"""
+_TEMPLATE_CARDS = """() => {
+    const cards = [...document.querySelectorAll('[data-testid^=template-workflow-]')];
+    cards.at(-1)?.scrollIntoView();
+    return cards.map(card => card.dataset.testid);
+}"""
+_SHOW_CARD = """id => document.querySelector(`[data-testid=${id}]`).scrollIntoView({block: 'center'})"""
+_PICTURE_OF_CARD = """id => {
+    const picture = document.querySelector(`[data-testid=${id}] img`);
+    return picture?.complete && picture.src;
+}"""
 _SHOW_ALL = """() => {
     const canvas = window.app.canvas, ratio = window.devicePixelRatio;
     let [left, top, right, bottom] = [Infinity, Infinity, -Infinity, -Infinity];
@@ -233,24 +243,21 @@ class Frontend:
 
         self.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
         self.page.get_by_text(re.compile("^animatediff.flipbook$", re.IGNORECASE)).first.click()
-        self.page.wait_for_timeout(1000)
-        found: dict[str, bool] = {}
+        cards: list[str] = []
         waits = 0
-        while waits < 3:
-            cards = self.page.locator("[data-testid^=template-workflow-]").all()
-            new = {card.get_attribute("data-testid") for card in cards} - found.keys()
-            waits = 0 if new else waits + 1
-            self.page.wait_for_timeout(0 if new else 700)
-            for place in sorted(new):
-                card = self.page.locator(f"[data-testid={place}]")
-                card.scroll_into_view_if_needed()
-                picture = card.locator("img").first
-                try:
-                    picture.wait_for(timeout=60_000)
-                    # A picture of the page's own stands in for one that is missing.
-                    found[place] = picture.evaluate("image => !image.src.includes('/assets/')")
-                except PlaywrightTimeout:
-                    found[place] = False
+        while waits < 3:  # the last one in view brings more
+            self.page.wait_for_timeout(1000)
+            last, cards = cards, self.page.evaluate(_TEMPLATE_CARDS)
+            waits = waits + 1 if cards and cards == last else 0
+        found = {}
+        for card in cards:
+            self.page.evaluate(_SHOW_CARD, card)
+            try:
+                picture = self.page.wait_for_function(_PICTURE_OF_CARD, arg=card, timeout=30_000)
+                # A picture of the page's own stands in for one that is missing.
+                found[card] = "/assets/" not in picture.json_value()
+            except PlaywrightTimeout:
+                found[card] = False
         self.close_dialogs()
         return {place.removeprefix("template-workflow-"): shown for place, shown in found.items()}
 
