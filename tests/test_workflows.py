@@ -191,13 +191,6 @@ def test_every_node_of_ours_is_shown_by_a_workflow(schema):
     assert any(schema.node_id in {node["type"] for node in read(path)["nodes"]} for path in WORKFLOWS)
 
 
-def test_readme_lists_every_workflow():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\| \[`([\w-]+)\.json`\]\(workflows/([\w-]+)\.json\) \|", text, re.MULTILINE)
-    assert sorted(one for one, _ in listed) == [path.stem for path in WORKFLOWS]
-    assert all(one == other for one, other in listed)
-
-
 # -- help pages --
 
 
