@@ -594,7 +594,7 @@ def without_models(server):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["domain-adapter", "motion-lora"])  # between them every loader there is
+@pytest.mark.parametrize("name", ["domain-adapter", "motion-lora", "video-to-video", "upscale-frames"])
 def test_page_says_where_to_get_missing_models(page, without_models, name):
     workflow = read(ROOT / "workflows" / f"{name}.json")
     wanted = {
