@@ -568,6 +568,9 @@ def test_page_runs_every_workflow(page, server, renderer, path):
     (frames,) = frames_saved(server, run)
     assert frames == frames_wanted(path)
     shown = {int(node) for node, output in run["outputs"].items() if output.get("images")}
+    end = time.monotonic() + 30  # a busy page hears of the run's end later than /history
+    while not page.nodes_that_show_pictures() >= shown and time.monotonic() < end:
+        page.page.wait_for_timeout(200)
     page.page.wait_for_timeout(500)
     assert page.nodes_that_show_pictures() >= shown
     assert page.faults() == [] and page.alerts() == [] and page.errors == []
