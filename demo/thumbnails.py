@@ -218,6 +218,8 @@ DRAWN: Mapping[str, Callable[[], Panels]] = {
     "image-to-animation": lambda: _given(_film(22, motion="moving left", texture="dotted"), 0),
     "sparse-pictures": lambda: _given(_film(24, motion="moving up", texture="striped"), 0),
     "between-key-pictures": lambda: _given(_film(26, motion="moving right", texture="checkered"), 0, 2, 3),
+    "sdxl": lambda: _film(28, motion="moving right", texture="dotted", colour="magenta"),
+    "hotshot-xl": lambda: _film(30, motion="shrinking", texture="checkered", colour="yellow"),
     "video-to-video": _repainted,
     "controlnet-poses": _poses,
     "inpaint-moving": _inpainted,
