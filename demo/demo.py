@@ -5,6 +5,7 @@
 What: each `Render` of renders.py becomes an animated WEBP on a page. A second run makes the first one anew
 and keeps the others, as long as nothing that they were made of has changed. With a prompt or seed of the
 user's only the first one is made.
+`--thumbnails workflows` makes every picture of the template browser anew, after the models have changed.
 The models are those of `demo/models`; where none are there yet, random ones of the same shape stand in.
 Runs with the Python of `.venv`; `run.py` starts it.
 """
@@ -25,8 +26,9 @@ from pathlib import Path
 
 from base_directory import prepare_base
 from gallery import count_moving_frames, write_page, write_strip, write_thumbnail
-from renders import FILES, RENDERS, Render, Result, prompt_of
+from renders import FILES, RENDERS, THUMBNAILS, Render, Result, prompt_of
 from server import ComfyServer, PromptError
+from thumbnails import draw_thumbnails
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "demo" / "models"
@@ -170,7 +172,7 @@ def main() -> int:
         "--thumbnails",
         type=Path,
         metavar="DIR",
-        help="also write a picture for each workflow rendered, as ComfyUI's template browser wants it there",
+        help="also write a picture for each workflow, as ComfyUI's template browser wants it there",
     )
     options = parser.parse_args()
     try:
@@ -187,6 +189,8 @@ def main() -> int:
             extra_args=() if options.gpu else ("--use-pytorch-cross-attention",),
         ) as server:
             results = render_all(server, renders, models, options.fresh)
+            if options.thumbnails:
+                more = render_all(server, THUMBNAILS, models, options.fresh) if trained else []
         page = STATE / "index.html"
         write_page(results, page, TRAINED if trained else RANDOM)
         print(f"{page}  ({len(results)} animations)", flush=True)
@@ -194,8 +198,9 @@ def main() -> int:
             row = [r.path for r in results if r.render.section == results[0].render.section]
             write_strip(row, options.hero)
         if options.thumbnails:
-            for workflow, path in {r.render.workflow: r.path for r in results}.items():
+            for workflow, path in {r.render.workflow: r.path for r in (*results, *more)}.items():
                 write_thumbnail(path, options.thumbnails / f"{workflow}.jpg")
+            draw_thumbnails(options.thumbnails)
     except PromptError as error:
         print(f"\nThe render failed ({error.kind}): {error}", file=sys.stderr)
         return 1

@@ -105,13 +105,20 @@ def write_strip(paths: Sequence[Path], output: Path, size: int = 192, gap: int =
 
 
 def write_thumbnail(path: Path, output: Path, size: int = 192) -> None:
-    """Four moments of an animation in a square JPEG, in reading order: ComfyUI's template browser shows no
-    other format. size: pixels of each moment's side."""
+    """Four moments of an animation as `write_panels` puts them together."""
     frames = read_frames(path)
+    write_panels([frames[number * (len(frames) - 1) // 3] for number in range(4)], output, size)
+
+
+def write_panels(panels: Sequence[Image.Image], output: Path, size: int = 192) -> None:
+    """Four pictures in a square JPEG, in reading order: ComfyUI's template browser shows no other format.
+
+    size: pixels of each picture's side.
+    """
     page = Image.new("RGB", (2 * size, 2 * size))
-    for number in range(4):
-        moment = frames[number * (len(frames) - 1) // 3].resize((size, size), Image.Resampling.LANCZOS)
-        page.paste(moment, (number % 2 * size, number // 2 * size))
+    for number, panel in enumerate(panels):
+        part = panel.resize((size, size), Image.Resampling.LANCZOS)
+        page.paste(part, (number % 2 * size, number // 2 * size))
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_suffix(".tmp")
     page.save(temporary, "JPEG", quality=85)

@@ -29,6 +29,7 @@ FILES = {  # input of a node that names a file -> folder in which the file lies
     "FlipbookLoadMotionModule.motion_module": "animatediff_models",
     "FlipbookLoadMotionLora.motion_lora": "animatediff_motion_lora",
     "FlipbookApplyDomainAdapter.domain_adapter": "loras",
+    "LoraLoaderModelOnly.lora_name": "loras",
 }
 
 
@@ -169,6 +170,46 @@ RENDERS = (
         changes={"FlipbookFreeInitSampler.coarse_to_fine": True},
     ),
 )
+
+FEW_STEPS = {  # of the tiny family, which is not distilled
+    "KSampler.sampler_name": "dpmpp_2m",
+    "KSampler.scheduler": "normal",
+    "KSampler.cfg": 5.0,
+}
+THUMBNAILS = (
+    Render(
+        name="few-steps-animatelcm",
+        workflow="few-steps-animatelcm",
+        section=MORE,
+        caption="few steps with AnimateLCM",
+        prompt="a yellow circle moving up on a dotted background",
+        changes={**FEW_STEPS, "LoraLoaderModelOnly.strength_model": 0.0},
+    ),
+    Render(
+        name="few-steps-lightning",
+        workflow="few-steps-lightning",
+        section=MORE,
+        caption="few steps with AnimateDiff-Lightning",
+        prompt="a magenta square moving left on a striped background",
+        changes=FEW_STEPS,
+    ),
+    Render(
+        name="closed-loop",
+        workflow="closed-loop",
+        section=LONG,
+        caption="32 frames that close to a loop",
+        prompt="a green circle moving right on a striped background",
+    ),
+    Render(
+        name="motion-values",
+        workflow="motion-values",
+        section=MORE,
+        caption="a zoom that sets in half-way, while the motion grows",
+        prompt="a magenta circle still on a checkered background",
+        files={"animatediff_motion_lora": "*zoom*in*"},
+    ),
+)
+"""For the thumbnails alone: too much alike what the gallery shows already."""
 
 
 def load_workflow(stem: str) -> dict:

@@ -7,10 +7,10 @@ import numpy as np
 from PIL import Image
 
 
-def write_mp4(path: Path, frames: np.ndarray, fps: int = 8) -> None:
-    """``frames`` (F, height, width, 3) uint8."""
+def write_mp4(path: Path, frames: np.ndarray, fps: int = 8, codec: str = "mpeg4") -> None:
+    """``frames`` (F, height, width, 3) uint8. Browsers show codec libx264, and mpeg4 they do not."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=fps)
+        stream = container.add_stream(codec, rate=fps)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt, stream.bit_rate = "yuv420p", 4_000_000
         for frame in frames:

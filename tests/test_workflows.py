@@ -22,7 +22,13 @@ from animatediff_flipbook.nodes.paths import register_folders
 from animatediff_flipbook.tests.browser.frontend import Frontend, browser_path
 from animatediff_flipbook.tests.browser.incumbent_graph import OLD_TYPES, old_graph
 from animatediff_flipbook.tests.support_clips import fill
-from PIL import Image
+from animatediff_flipbook.tests.support_flows import (
+    FILM_FRAMES,
+    count_frames,
+    fill_input,
+    write_controlnet,
+    write_upscaler,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
@@ -33,6 +39,8 @@ PAGE_ONLY = {"MarkdownNote", "Note", "Reroute"}
 SMALL = {
     "EmptyLatentImage.width": 64,
     "EmptyLatentImage.height": 64,
+    "ImageScale.width": 64,
+    "ImageScale.height": 64,
     "KSampler.steps": 2,
     "BasicScheduler.steps": 2,
     "FlipbookContextSampler.steps": 2,
@@ -50,8 +58,10 @@ SMALL = {
 }
 FILE_WIDGETS = (
     *("ckpt_name", "lora_name", "motion_module", "motion_lora", "domain_adapter"),
-    "sparse_control",
+    *("sparse_control", "control_net_name", "model_name"),
 )
+WIDGETS = ("COMBO", "INT", "FLOAT", "STRING", "BOOLEAN", "COMFY_DYNAMICCOMBO_V3")
+"""Types of inputs that are shown as a widget."""
 FILE_NAMES = r"[^/\\:]+\.(safetensors|ckpt)"
 
 each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -158,6 +168,8 @@ def test_loaders_tell_the_page_where_their_files_are_from(path):
         "FlipbookApplyDomainAdapter": "loras",
         "LoraLoaderModelOnly": "loras",
         "FlipbookLoadSparseControl": "controlnet",
+        "ControlNetLoader": "controlnet",
+        "UpscaleModelLoader": "upscale_models",
         "FlipbookLoadCameraControl": "animatediff_models",
     }
     loaders = [node for node in workflow["nodes"] if node["type"] in folders]
@@ -268,14 +280,19 @@ def write_models(folder: Path) -> dict[str, list[Path]]:
         write_hotshot_module(folder / "hsxl_temporal_layers.f16.safetensors"),
         *modules,
     ]
-    encoder = write_encoder(folder / "v3_sd15_sparsectrl_rgb.ckpt", networks.unet, "rgb")
+    controls = [
+        write_encoder(folder / "v3_sd15_sparsectrl_rgb.ckpt", networks.unet, "rgb"),
+        write_controlnet(folder / "control_v11p_sd15_canny_fp16.safetensors", seed=1),
+        write_controlnet(folder / "control_v11p_sd15_openpose_fp16.safetensors", seed=2),
+    ]
     xl = [
         write_xl_checkpoint(folder / name)
         for name in ("sd_xl_base_1.0.safetensors", "hsxl_base_1.0.f16.safetensors")
     ]
     return {
         "checkpoints": [checkpoint, *xl],
-        "controlnet": [encoder],
+        "controlnet": controls,
+        "upscale_models": [write_upscaler(folder / "RealESRGAN_x4plus.safetensors")],
         "animatediff_models": modules,
         "animatediff_motion_lora": [motion_lora],
         "loras": [adapter, lcm_lora, image_lora],
@@ -291,6 +308,7 @@ def server(tmp_path_factory):
     packs = {"animatediff-flipbook": ROOT, "tiny-family": ROOT / "demo" / "tiny_family"}
     base = prepare_base(folder / "base", packs, models)
     fill(base / "input" / "clips")
+    fill_input(base / "input")
     wait_for = tuple(node.GET_SCHEMA().node_id for node in NODES)
     with ComfyServer(
         Path(folder_paths.base_path),
@@ -306,11 +324,6 @@ def small(prompt: dict) -> dict:
     """A copy that renders in seconds."""
     kinds = {node["class_type"] for node in prompt.values()}
     return changed(prompt, {key: value for key, value in SMALL.items() if key.split(".")[0] in kinds})
-
-
-def frames_of(path: Path) -> int:
-    with Image.open(path) as image:
-        return image.n_frames
 
 
 @each_workflow
@@ -339,9 +352,10 @@ def test_file_holds_a_value_for_every_widget(server, path):
         widgets = []
         for name in api[str(node["id"])]["inputs"]:
             kind, settings = options[name][0], (options[name][1:] or [{}])[0]
-            if isinstance(kind, list) or kind in ("COMBO", "INT", "FLOAT", "STRING", "BOOLEAN"):
+            if isinstance(kind, list) or kind in WIDGETS:
                 widgets += [name]
                 widgets += ["control"] if settings.get("control_after_generate") else []
+                widgets += ["button"] if settings.get("image_upload") or settings.get("video_upload") else []
         assert len(node["widgets_values"]) == len(widgets), f"{node['type']} {node['id']}"
 
 
@@ -356,9 +370,10 @@ def test_templates_and_help_pages_are_served(server):
 
 
 def frames_wanted(path: Path) -> int:
-    """Of a workflow's clip; a graph may paint a single picture first."""
+    """Of a workflow's clip; a graph may paint a single picture first, or be as long as a film."""
     nodes = read(API_FORMS / path.name).values()
-    return max(n["inputs"]["batch_size"] for n in nodes if n["class_type"] == "EmptyLatentImage")
+    sizes = [n["inputs"]["batch_size"] for n in nodes if n["class_type"] == "EmptyLatentImage"]
+    return max((size for size in sizes if isinstance(size, int)), default=FILM_FRAMES)
 
 
 @each_workflow
@@ -366,7 +381,7 @@ def test_server_renders_it(server, path):
     history = server.run(small(read(API_FORMS / path.name)))
     assert history.status == "success"
     (saved,) = [file for file in history.files if file.type == "output"]  # others are previews
-    assert frames_of(saved.path) == frames_wanted(path)
+    assert count_frames(saved.path) == frames_wanted(path)
 
 
 # -- the page; after the server's tests, because Playwright keeps an event loop of its own running --
@@ -381,11 +396,24 @@ def page(server):
         yield frontend
 
 
-def untitled(prompt: dict) -> dict:
-    """Without titles: those of ComfyUI's own nodes are of its version, and nothing depends on them."""
-    return {
-        key: {name: value for name, value in node.items() if name != "_meta"} for key, node in prompt.items()
-    }
+def as_committed(prompt: dict, path: Path) -> tuple[dict, dict]:
+    """What the page exports and the committed form of a workflow, without what is of ComfyUI's version alone:
+    titles, and values that newer versions or previews add to its own nodes."""
+    committed = read(API_FORMS / path.name)
+    forms = []
+    for form in (prompt, committed):
+        kept = {}
+        for key, node in form.items():
+            known = committed.get(key, node)["inputs"]
+            ours = node["class_type"].startswith("Flipbook")
+            inputs = {
+                name: value
+                for name, value in node["inputs"].items()
+                if ours or name in known or isinstance(value, list)
+            }
+            kept[key] = {"class_type": node["class_type"], "inputs": inputs}
+        forms.append(kept)
+    return forms[0], forms[1]
 
 
 @each_workflow
@@ -394,9 +422,8 @@ def test_page_opens_it_and_exports_the_committed_api_form(page, path):
     assert page.missing_nodes() == []
     assert page.alerts() == []
     assert page.errors == []
-    assert untitled(page.api_form()) == untitled(read(API_FORMS / path.name)), (
-        "run tests/browser/export_api.py"
-    )
+    exported, committed = as_committed(page.api_form(), path)
+    assert exported == committed, "run tests/browser/export_api.py"
 
 
 def inside_groups(workflow: dict) -> set[tuple[int, int]]:
@@ -426,9 +453,15 @@ def test_page_draws_them_as_elements_too(page):
                 pytest.skip("this page draws nodes on a canvas only")
             assert drawn >= {node["id"] for node in workflow["nodes"]}, path.stem
             assert inside_groups(page.ui_form()) == inside_groups(workflow)
-            assert untitled(page.api_form()) == untitled(read(API_FORMS / path.name))
+            exported, committed = as_committed(page.api_form(), path)
+            assert exported == committed, path.stem
     finally:
         page.draw_nodes_as_elements(False)
+
+
+@pytest.mark.slow
+def test_template_browser_shows_every_workflow_with_its_picture(page):
+    assert page.templates() == {path.stem: True for path in WORKFLOWS}
 
 
 def test_page_tells_of_missing_nodes_and_models(page):
@@ -476,7 +509,8 @@ def run_small(page, server, workflow: dict, sizes: dict[str, int]) -> dict:
 def frames_saved(server, run: dict) -> list[int]:
     images = [image for output in run["outputs"].values() for image in output.get("images", ())]
     saved = [image for image in images if image["type"] == "output"]  # others are previews
-    return [frames_of(server.base_directory / "output" / one["subfolder"] / one["filename"]) for one in saved]
+    folder = server.base_directory / "output"
+    return [count_frames(folder / one["subfolder"] / one["filename"]) for one in saved]
 
 
 def test_page_runs_text_to_animation_and_shows_what_was_chosen(page, server):
@@ -534,6 +568,9 @@ def test_page_runs_every_workflow(page, server, renderer, path):
     (frames,) = frames_saved(server, run)
     assert frames == frames_wanted(path)
     shown = {int(node) for node, output in run["outputs"].items() if output.get("images")}
+    end = time.monotonic() + 30  # a busy page hears of the run's end later than /history
+    while not page.nodes_that_show_pictures() >= shown and time.monotonic() < end:
+        page.page.wait_for_timeout(200)
     page.page.wait_for_timeout(500)
     assert page.nodes_that_show_pictures() >= shown
     assert page.faults() == [] and page.alerts() == [] and page.errors == []
@@ -560,7 +597,7 @@ def without_models(server):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["domain-adapter", "motion-lora"])  # between them every loader there is
+@pytest.mark.parametrize("name", ["domain-adapter", "motion-lora", "video-to-video", "upscale-frames"])
 def test_page_says_where_to_get_missing_models(page, without_models, name):
     workflow = read(ROOT / "workflows" / f"{name}.json")
     wanted = {

@@ -58,6 +58,16 @@ _BOXES = """() => {
                 Math.max(node.size[1], needed[1]) + title];
     });
 }"""
+_TEMPLATE_CARDS = """() => {
+    const cards = [...document.querySelectorAll('[data-testid^=template-workflow-]')];
+    cards.at(-1)?.scrollIntoView();
+    return cards.map(card => card.dataset.testid);
+}"""
+_SHOW_CARD = """id => document.querySelector(`[data-testid=${id}]`).scrollIntoView({block: 'center'})"""
+_PICTURE_OF_CARD = """id => {
+    const picture = document.querySelector(`[data-testid=${id}] img`);
+    return picture?.complete && picture.src;
+}"""
 _SHOW_ALL = """() => {
     const canvas = window.app.canvas, ratio = window.devicePixelRatio;
     let [left, top, right, bottom] = [Infinity, Infinity, -Infinity, -Infinity];
@@ -223,6 +233,33 @@ class Frontend:
         self.page.evaluate(_SHOW_ALL)
         self.page.wait_for_timeout(500)
         return {int(number): tuple(box) for number, *box in self.page.evaluate(_BOXES)}
+
+    def templates(self) -> dict[str, bool]:
+        """What the template browser offers of this pack: name of a workflow -> whether its picture is shown.
+
+        It draws cards, and loads pictures, only as they come into view.
+        """
+        from playwright.sync_api import TimeoutError as PlaywrightTimeout
+
+        self.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+        self.page.get_by_text(re.compile("^animatediff.flipbook$", re.IGNORECASE)).first.click()
+        cards: list[str] = []
+        waits = 0
+        while waits < 3:  # the last one in view brings more
+            self.page.wait_for_timeout(1000)
+            last, cards = cards, self.page.evaluate(_TEMPLATE_CARDS)
+            waits = waits + 1 if cards and cards == last else 0
+        found = {}
+        for card in cards:
+            self.page.evaluate(_SHOW_CARD, card)
+            try:
+                picture = self.page.wait_for_function(_PICTURE_OF_CARD, arg=card, timeout=30_000)
+                # A picture of the page's own stands in for one that is missing.
+                found[card] = "/assets/" not in picture.json_value()
+            except PlaywrightTimeout:
+                found[card] = False
+        self.close_dialogs()
+        return {place.removeprefix("template-workflow-"): shown for place, shown in found.items()}
 
     def close_dialogs(self) -> None:
         """Dismiss what lies over the canvas."""

@@ -1,6 +1,7 @@
 """Exchanging values in a workflow: what is reached, and that a change which reaches nothing is refused."""
 
 import copy
+import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,9 +72,10 @@ MODELS = {
 
 def test_every_render_becomes_a_prompt_of_its_published_workflow():
     published = {path.stem for path in (renders.ROOT / "workflows").glob("*.json")}
-    assert {render.workflow for render in renders.RENDERS} <= published
-    assert len({render.name for render in renders.RENDERS}) == len(renders.RENDERS)
-    for render in renders.RENDERS:
+    every = (*renders.RENDERS, *renders.THUMBNAILS)
+    assert {render.workflow for render in every} <= published
+    assert len({render.name for render in every}) == len(every)
+    for render in every:
         original, prompt = renders.load_workflow(render.workflow), renders.prompt_of(render, MODELS)
         assert {k: v["class_type"] for k, v in prompt.items()} == {
             k: v["class_type"] for k, v in original.items()
@@ -162,18 +164,16 @@ def test_a_change_may_name_one_node():
         renders.changed(prompt, {"#99.text": "a"})
 
 
-NO_TRAINED_MODELS = {
-    *("camera", "image-to-animation", "pia", "sparse-pictures"),
-    *("few-steps-animatelcm", "few-steps-lightning", "sdxl", "hotshot-xl"),
-}
-"""Workflows of families that the tiny models have no member of."""
-NO_CLIP_TO_SHOW = {
-    *("compare-modules", "weights-tools", "train-motion-lora", "train-domain-adapter"),
-    "motion-values",  # finer motion than the tiny models have
-}
-
-
-def test_every_workflow_is_rendered_that_the_tiny_models_can_show():
-    assert {render.workflow for render in renders.RENDERS} == {
-        path.stem for path in renders.API_WORKFLOWS.glob("*.json")
-    } - NO_TRAINED_MODELS - NO_CLIP_TO_SHOW
+def test_every_workflow_has_one_thumbnail_and_one_way_to_make_it(root, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(root / "demo"))
+    thumbnails = importlib.import_module("animatediff_flipbook.demo.thumbnails")
+    rendered = {render.workflow for render in (*renders.RENDERS, *renders.THUMBNAILS)}
+    drawn = {path.stem for path in thumbnails.draw_thumbnails(tmp_path)}
+    workflows = {path.stem for path in (root / "workflows").glob("*.json")}
+    assert rendered | drawn == workflows and not rendered & drawn
+    assert {path.stem for path in (root / "workflows").glob("*.jpg")} == workflows
+    for path in (*(root / "workflows").glob("*.jpg"), *tmp_path.iterdir()):
+        assert path.stat().st_size < 60_000
+        (page,) = gallery.read_frames(path)
+        assert page.width == page.height >= 256
+        assert len(page.getcolors(1 << 24)) > 500, "more than a plain area"
