@@ -1,0 +1,52 @@
+"""The experiments: a configuration and a script of the same name each, in the order in which they run."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One of them."""
+
+    name: str
+    config: dict[str, Any]
+
+    @property
+    def script(self) -> ModuleType:
+        """Has `arms(config)`, `run(arm, bench, config)` and `judge(table, config)`."""
+        return importlib.import_module(f".{self.name}", __package__)
+
+
+def experiments(names: list[str] | None = None) -> list[Experiment]:
+    """All, or those whose names begin with one of the given; those that matter most first.
+
+    Raises:
+        ValueError: a name means none.
+    """
+    found = [Experiment(path.stem, read_toml(path)) for path in sorted(HERE.glob("e[0-9]*.toml"))]
+    for name in names or ():
+        if not any(experiment.name.startswith(name) for experiment in found):
+            known = ", ".join(experiment.name for experiment in found)
+            raise ValueError(f"There is no experiment {name!r}. There are {known}.")
+    if names:
+        found = [one for one in found if any(one.name.startswith(name) for name in names)]
+    return sorted(found, key=lambda experiment: not experiment.config["priority"])
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A configuration."""
+    with path.open("rb") as file:
+        return tomllib.load(file)

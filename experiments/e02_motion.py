@@ -1,0 +1,51 @@
+"""E2: the trained module against training-free ways to make a clip with the same image model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from .bench import Bench
+from .results import Outcome, Table, Verdict
+from .sampling import Setup
+
+
+def arms(config: dict[str, Any]) -> list[str]:
+    """The method and three baselines."""
+    return ["motion_module", "per_frame", "shared_noise", "cross_frame"]
+
+
+def setup_of(arm: str, bench: Bench) -> Setup:
+    """Of an arm."""
+    alone = Setup(bench.lab.base())
+    return {
+        "motion_module": bench.setup,
+        "per_frame": lambda: alone,
+        "shared_noise": lambda: replace(alone, noise="shared"),
+        "cross_frame": lambda: replace(alone, noise="carried", cross_frame=True),
+    }[arm]()
+
+
+def run(arm: str, bench: Bench, config: dict[str, Any]) -> Outcome:
+    """Moving captions, and still ones for the flicker."""
+    moving = bench.shoot(setup_of(arm, bench), bench.scenes())
+    still = bench.shoot(setup_of(arm, bench), bench.scenes("still"))
+    return replace(moving, samples={**moving.samples, "still_steadiness": still.samples["steadiness"]})
+
+
+def judge(table: Table, config: dict[str, Any]) -> list[Verdict]:
+    """The specification's limits."""
+    right = table.mean("motion_module", "direction")
+    rough = [table.mean(arm, "roughness") for arm in ("per_frame", "motion_module")]
+    steady = table.mean("motion_module", "still_steadiness")
+    best = max(table.mean(arm, "direction") for arm in arms(config)[1:])
+    return [
+        Verdict("goes where asked in at least 80 % (chance 25 %)", f"{right:.1%}", right >= 0.8),
+        Verdict("more often than every baseline", f"best of them {best:.1%}", right > best),
+        Verdict(
+            "path at least twice as smooth as frame by frame",
+            f"roughness {rough[1]:.2f} against {rough[0]:.2f}",
+            rough[1] <= rough[0] / 2,
+        ),
+        Verdict("steadiness of still captions at least 0.97", f"{steady:.3f}", steady >= 0.97),
+    ]
