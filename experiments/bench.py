@@ -42,7 +42,7 @@ class Bench:
         """The whole method at inference: base, motion module, adapter off."""
         kinds = {"attention": "module", "no_positions": "no_positions", "convolution": "convolution"}
         path = self.lab.module(module, name=kinds[module])
-        return Setup(self.lab.base(), self.lab.load_module(path, module), **more)
+        return Setup(self.lab.image_model(), self.lab.load_module(path, module), **more)
 
     def shoot(self, setup: Setup, scenes: Sequence[world.Scene], pale: bool = False) -> Outcome:
         """Sample the scenes' captions and measure everything."""

@@ -21,7 +21,7 @@ def arms(config: dict[str, Any]) -> list[str]:
 @torch.no_grad()
 def run(arm: str, bench: Bench, config: dict[str, Any]) -> Outcome:
     """Values that differ between the UNet with a fresh module in it and the UNet alone."""
-    unet = base.load_base(bench.lab.base()).diffusion_model
+    unet = base.load_base(bench.lab.image_model()).diffusion_model
     before = {name: weight.clone() for name, weight in unet.state_dict().items()}
     values = {}
     for name, frames in (("differing_clip", world.FRAMES), ("differing_frame", 1)):

@@ -21,7 +21,7 @@ def run(arm: str, bench: Bench, config: dict[str, Any]) -> Outcome:
     lab = bench.lab
     with_it = arm == "with_adapter"
     path = lab.module() if with_it else lab.module(adapter=False, name="module_without_adapter")
-    found = bench.shoot(Setup(lab.base(), lab.load_module(path)), bench.scenes())
+    found = bench.shoot(Setup(lab.image_model(), lab.load_module(path)), bench.scenes())
     return replace(found, values={"held_out_loss": lab.validation_loss(path)})
 
 

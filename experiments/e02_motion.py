@@ -17,7 +17,7 @@ def arms(config: dict[str, Any]) -> list[str]:
 
 def setup_of(arm: str, bench: Bench) -> Setup:
     """Of an arm."""
-    alone = Setup(bench.lab.base())
+    alone = Setup(bench.lab.image_model())
     return {
         "motion_module": bench.setup,
         "per_frame": lambda: alone,

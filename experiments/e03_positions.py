@@ -29,7 +29,7 @@ def run(arm: str, bench: Bench, config: dict[str, Any]) -> Outcome:
 @torch.no_grad()
 def order_matters(bench: Bench, motion: MotionModel) -> float:
     """Largest difference between the answer for shuffled frames and the shuffled answer."""
-    unet = base.load_base(bench.lab.base()).diffusion_model
+    unet = base.load_base(bench.lab.image_model()).diffusion_model
     random = torch.Generator().manual_seed(bench.lab.seed)
     x = torch.randn(world.FRAMES, 4, 8, 8, generator=random)
     order = torch.randperm(world.FRAMES, generator=random)

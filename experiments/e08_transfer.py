@@ -17,7 +17,7 @@ def arms(config: dict[str, Any]) -> list[str]:
 
 def run(arm: str, bench: Bench, config: dict[str, Any]) -> Outcome:
     """Moving captions."""
-    base = bench.lab.base("style")
+    base = bench.lab.image_model("style")
     setup = Setup(base) if arm == "pictures" else replace(bench.setup(), base=base)
     return bench.shoot(setup, bench.scenes(), pale=True)
 

@@ -61,7 +61,7 @@ def encoder(bench: Bench, steps: int) -> HintEncoder:
     if path.exists():
         net.load_state_dict(load_file(path))
         return net.requires_grad_(False)
-    unet = base.load_base(bench.lab.base()).diffusion_model
+    unet = base.load_base(bench.lab.image_model()).diffusion_model
     scenes = [world.scene(bench.lab.seed, 70_000 + n) for n in range(300)]
     clips = np.stack([world.render(scene) for scene in scenes])
     pictures = base.to_latents(torch.from_numpy(clips).movedim(-1, 2))

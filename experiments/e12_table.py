@@ -26,10 +26,10 @@ def run(arm: str, bench: Bench, config: dict[str, Any]) -> Outcome:
     elif arm == "one_clip_tuning":  # as Tune-a-Video: temporal layers fitted to a single clip of footage
         clip = lab.clips("one", 1, 30_000, "video", "moving right")
         path = lab.module(adapter=False, clips=clip, name="one_clip", steps=config["steps"])
-        setup = Setup(lab.base(), lab.load_module(path))
+        setup = Setup(lab.image_model(), lab.load_module(path))
     else:
         setup = setup_of(arm, bench)
-    return bench.shoot(replace(setup, base=lab.base("style")), bench.scenes(), pale=True)
+    return bench.shoot(replace(setup, base=lab.image_model("style")), bench.scenes(), pale=True)
 
 
 def judge(table: Table, config: dict[str, Any]) -> list[Verdict]:

@@ -109,7 +109,7 @@ class Lab:
 
     # --- image models ---
 
-    def base(self, domain: str = "image") -> Path:
+    def image_model(self, domain: str = "image") -> Path:
         """The image model; `style` is a second one, fine-tuned from it on stills of another look."""
         path = self.home / f"base-{domain}.safetensors"
         if not path.exists():
@@ -117,7 +117,11 @@ class Lab:
             if domain == "image":
                 model, steps, rate = base.fresh_model(self.seed), told["steps"], told["lr"]
             else:
-                model, steps, rate = base.load_base(self.base()), told["tuning_steps"], told["tuning_lr"]
+                model, steps, rate = (
+                    base.load_base(self.image_model()),
+                    told["tuning_steps"],
+                    told["tuning_lr"],
+                )
             base.train_base(model.diffusion_model, self.seed, steps, told["batch"], rate, domain)
             base.save_base(path, model.diffusion_model)
         return path
@@ -251,7 +255,7 @@ class Lab:
             validation=validation or ValidationConfig(every=0),
             export=ExportConfig(dtype="float32"),
         )
-        model = base.load_base(self.base())
+        model = base.load_base(self.image_model())
         bar = Bar(f"seed {self.seed}, {name}", told["steps"])
         try:
             done = train(config, resume=True, loaded=base.loaded(model, motion), watcher=bar)
