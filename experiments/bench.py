@@ -24,11 +24,13 @@ class Bench:
     lab: Lab
     told: dict[str, Any]
     """Table `samples` of the settings."""
+    keep_clips: bool = False
+    """Whether this seed's clips are kept to be looked at."""
 
     @property
     def fingerprint(self) -> str:
         """Of all that a result depends on, but the code of its experiment."""
-        facts = json.dumps([self.lab.home.parent.name, self.told], sort_keys=True)
+        facts = json.dumps([self.lab.common.name, self.told], sort_keys=True)
         return hashlib.sha256(facts.encode()).hexdigest()[:12]
 
     def scenes(self, motion: str = "", count: str = "") -> list[world.Scene]:

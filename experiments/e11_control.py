@@ -99,7 +99,7 @@ def run(arm: str, bench: Bench, config: dict[str, Any]) -> Outcome:
         setup = replace(setup, motion=None)
     if arm != "without_control":
         net = encoder(bench, config["steps"])
-        setup = replace(setup, control=lambda x, t, context: net(torch.cat([maps, maps])))
+        setup = replace(setup, control=lambda x, t, context: net(maps.repeat(len(x) // len(maps), 1, 1, 1)))
     found = bench.shoot(setup, scenes)
     apart = [
         float(np.hypot(*(probes.track(clip) - probes.track(world.render(scene))).T).mean())

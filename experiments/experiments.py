@@ -19,6 +19,7 @@ import time
 import traceback
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "demo"))
@@ -32,22 +33,35 @@ def results_folder(tier: str) -> Path:
     return ROOT / ("docs/experiments/results" if tier == "full" else ".flipbook/experiments/quick-results")
 
 
-def run_seed(comfyui: str, tier: str, names: list[str], seed: int, threads: int) -> list[str]:
-    """Everything that is missing of one seed, in a process of its own; returns what failed."""
+def bench_of(comfyui: str, tier: str, seed: int, threads: int) -> Any:
+    """The bench of one seed, in a process of its own."""
     enter(Path(comfyui))
     import logging
 
     import torch
-    from animatediff_flipbook.experiments import catalogue, results, stages
+    from animatediff_flipbook.experiments import catalogue, stages
     from animatediff_flipbook.experiments.bench import Bench
 
     torch.set_num_threads(threads)
     logging.getLogger(PACK).setLevel(logging.WARNING)
     told = catalogue.read_toml(catalogue.HERE / "settings.toml")[tier]
     sizes = {name: told[name] for name in ("base", "data", "adapter", "module", "lora")}
-    bench = Bench(stages.Lab(stages.state_folder(), seed, sizes), told["samples"])
+    return Bench(stages.Lab(stages.state_folder(), seed, sizes), told["samples"], seed == told["seeds"][0])
+
+
+def make_image_models(comfyui: str, tier: str, threads: int) -> None:
+    """What all seeds stand on, before they run beside each other."""
+    lab = bench_of(comfyui, tier, 0, threads).lab
+    for domain in ("image", "style"):
+        lab.image_model(domain)
+
+
+def run_seed(comfyui: str, tier: str, names: list[str], seed: int, threads: int) -> list[str]:
+    """Everything that is missing of one seed; returns what failed."""
+    bench = bench_of(comfyui, tier, seed, threads)
+    from animatediff_flipbook.experiments import catalogue, results
+
     settings = bench.fingerprint
-    keep_clips = seed == told["seeds"][0]
     failed = []
     for experiment in catalogue.experiments(names):
         script, config = experiment.script, experiment.config
@@ -70,7 +84,7 @@ def run_seed(comfyui: str, tier: str, names: list[str], seed: int, threads: int)
                     *(experiment.name, arm, seed, settings, results.commit(ROOT), seconds),
                     samples={name: list(values) for name, values in found.samples.items()},
                     values=dict(found.values),
-                    clips=results.packed(found.clips) if keep_clips else "",
+                    clips=results.packed(found.clips) if bench.keep_clips else "",
                 ),
             )
             print(f"{experiment.name}/{arm}, seed {seed}: {seconds:.0f} s", flush=True)
@@ -105,6 +119,7 @@ def main() -> int:
         workers = min(options.processes, len(seeds))
         threads = max(1, (os.cpu_count() or 1) // workers)
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            pool.submit(make_image_models, options.comfyui, tier, os.cpu_count() or 1).result()
             runs = [pool.submit(run_seed, options.comfyui, tier, names, seed, threads) for seed in seeds]
             failed = [name for run in runs for name in run.result()]
     told_of = report.verdicts(chosen, results_folder(tier))

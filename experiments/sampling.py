@@ -55,8 +55,9 @@ def sample(setup: Setup, captions: Sequence[str], seed: int, steps: int, cfg: fl
     if setup.loras:
         add_loras(motion, setup.loras)
     count, frames = len(captions), world.FRAMES
-    words = base.WordVectors()
-    context = torch.cat([words(list(captions)), words([""] * count)]).repeat_interleave(frames, 0)
+    words, guided = base.WordVectors(), cfg != 1
+    texts = [*captions, *([""] * count if guided else [])]
+    context = words(texts).repeat_interleave(frames, 0)
     kept = alphas_cumprod(setup.schedule).float()
     times = torch.linspace(999, 0, steps + 1).round().long().tolist()
     x = torch.cat([_noise(setup.noise, seed * 10_000 + number) for number in range(count)])
@@ -64,10 +65,13 @@ def sample(setup: Setup, captions: Sequence[str], seed: int, steps: int, cfg: fl
     motions = [] if motion is None else [(motion, MotionCall(frames=frames))]
     with inserted(unet, motions):
         for now, then in zip(times[:-1], times[1:], strict=True):
-            both, t = torch.cat([x, x]), torch.full((2 * len(x),), float(now))
-            control = setup.control(both, t, context) if setup.control else None
-            told, free = unet(both, t, context, control=control, transformer_options=options).chunk(2)
-            v = free + cfg * (told - free)
+            rows = torch.cat([x, x]) if guided else x
+            t = torch.full((len(rows),), float(now))
+            control = setup.control(rows, t, context) if setup.control else None
+            v = unet(rows, t, context, control=control, transformer_options=options)
+            if guided:
+                told, free = v.chunk(2)
+                v = free + cfg * (told - free)
             clean = kept[now].sqrt() * x - (1 - kept[now]).sqrt() * v
             noise = kept[now].sqrt() * v + (1 - kept[now]).sqrt() * x
             x = clean if then == 0 else kept[then].sqrt() * clean + (1 - kept[then]).sqrt() * noise

@@ -76,11 +76,16 @@ class Lab:
 
     @cached_property
     def home(self) -> Path:
-        """Of this seed under these settings and this world."""
+        """Of this seed."""
+        return self.common / f"seed-{self.seed}"
+
+    @cached_property
+    def common(self) -> Path:
+        """Of all seeds under these settings and this world."""
         facts = json.dumps(self.settings, sort_keys=True).encode()
         for name in ("world.py", "base.py", "convolution.py"):
             facts += (HERE / name).read_bytes()
-        return self.folder / hashlib.sha256(facts).hexdigest()[:10] / f"seed-{self.seed}"
+        return self.folder / hashlib.sha256(facts).hexdigest()[:10]
 
     # --- data ---
 
@@ -110,19 +115,20 @@ class Lab:
     # --- image models ---
 
     def image_model(self, domain: str = "image") -> Path:
-        """The image model; `style` is a second one, fine-tuned from it on stills of another look."""
-        path = self.home / f"base-{domain}.safetensors"
+        """The image model; `style` is a second one, fine-tuned from it on stills of another look. All seeds
+        have the same, as all motion modules of the field have: what is trained on top of it differs."""
+        path = self.common / f"base-{domain}.safetensors"
         if not path.exists():
             told = self.settings["base"]
             if domain == "image":
-                model, steps, rate = base.fresh_model(self.seed), told["steps"], told["lr"]
+                model, steps, rate = base.fresh_model(told["seed"]), told["steps"], told["lr"]
             else:
                 model, steps, rate = (
                     base.load_base(self.image_model()),
                     told["tuning_steps"],
                     told["tuning_lr"],
                 )
-            base.train_base(model.diffusion_model, self.seed, steps, told["batch"], rate, domain)
+            base.train_base(model.diffusion_model, told["seed"], steps, told["batch"], rate, domain)
             base.save_base(path, model.diffusion_model)
         return path
 
