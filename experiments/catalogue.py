@@ -30,13 +30,18 @@ class Experiment:
         return importlib.import_module(f".{self.name}", __package__)
 
 
-def experiments(names: list[str] | None = None) -> list[Experiment]:
-    """All, or those whose names begin with one of the given; those that matter most first.
+def experiments(names: list[str] | None = None, tier: str = "full") -> list[Experiment]:
+    """All, or those whose names begin with one of the given; those that matter most first. A table `quick`
+    of a configuration holds the values that this tier has in place of the others.
 
     Raises:
         ValueError: a name means none.
     """
-    found = [Experiment(path.stem, read_toml(path)) for path in sorted(HERE.glob("e[0-9]*.toml"))]
+    found = []
+    for path in sorted(HERE.glob("e[0-9]*.toml")):
+        config = read_toml(path)
+        quick = config.pop("quick", {})
+        found.append(Experiment(path.stem, config | quick if tier == "quick" else config))
     for name in names or ():
         if not any(experiment.name.startswith(name) for experiment in found):
             known = ", ".join(experiment.name for experiment in found)

@@ -63,7 +63,7 @@ def run_seed(comfyui: str, tier: str, names: list[str], seed: int, threads: int)
 
     settings = bench.fingerprint
     failed = []
-    for experiment in catalogue.experiments(names):
+    for experiment in catalogue.experiments(names, tier):
         script, config = experiment.script, experiment.config
         for arm in script.arms(config):
             path = results.place(results_folder(tier), experiment.name, arm, seed)
@@ -109,7 +109,7 @@ def main() -> int:
     told = catalogue.read_toml(catalogue.HERE / "settings.toml")[tier]
     names = options.names or told.get("experiments", [])
     try:
-        chosen = catalogue.experiments(names)
+        chosen = catalogue.experiments(names, tier)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1

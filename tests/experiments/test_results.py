@@ -172,7 +172,7 @@ def test_what_is_there_is_skipped_and_what_fails_is_told(tmp_path, monkeypatch, 
 
     fake = replace(catalogue.experiments(["e01_"])[0], name="e01_alpha")
     monkeypatch.setattr(type(fake), "script", Script)
-    monkeypatch.setattr(catalogue, "experiments", lambda names=None: [fake])
+    monkeypatch.setattr(catalogue, "experiments", lambda names=None, tier="full": [fake])
     monkeypatch.setattr(runner, "results_folder", lambda tier: tmp_path)
     monkeypatch.setattr(runner, "enter", lambda folder: None)
     monkeypatch.setenv("FLIPBOOK_EXPERIMENTS", str(tmp_path / "state"))
