@@ -30,7 +30,9 @@ TIERS = ("quick", "full")
 
 def results_folder(tier: str) -> Path:
     """Where a tier's results lie: those of `full` are kept in the repository."""
-    return ROOT / ("docs/experiments/results" if tier == "full" else ".flipbook/experiments/quick-results")
+    if tier == "full":
+        return ROOT / "docs/experiments/results"
+    return Path(os.environ.get("FLIPBOOK_EXPERIMENTS") or ROOT / ".flipbook/experiments") / "quick-results"
 
 
 def bench_of(comfyui: str, tier: str, seed: int, threads: int) -> Any:

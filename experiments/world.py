@@ -40,7 +40,7 @@ DOMAINS = ("image", "video", "style")
 
 WAVE = 0.13
 """How much the ground's brightness varies."""
-GLOW = 0.14
+GLOW = 0.2
 """How much brighter the ground is where a movement goes, and darker where it comes from. On photographs a car
 has a front and a road ahead; an image model learns what a word of motion means only from stills in which it
 shows, and the motion module, which sees no text, reads it in the image model's features."""
@@ -86,11 +86,9 @@ def scene(seed: int, index: int, motion: str | None = None) -> Scene:
     colour, ground = (str(rng.choice(list(names))) for names in (COLOURS, GROUNDS))
     drawn = str(rng.choice(MOTIONS))
     motion = motion or drawn
-    radius, travel = rng.uniform(1.3, 1.7), rng.uniform(3.0, 3.8)
-    reach = SIZE / 2 - radius
-    across, along = rng.uniform(-reach, reach), rng.uniform(-reach, reach)
-    if motion != "still":
-        along *= max(reach - travel / 2, 0.5) / reach  # the whole way is in the picture
+    radius, travel = rng.uniform(1.3, 1.7), rng.uniform(3.6, 4.4)
+    # Paths lead through the middle: what a module must learn is where in it a frame stands, and the ground.
+    across, along = rng.uniform(-0.8, 0.8), rng.uniform(-0.25, 0.25)
     offset = (along, across) if motion in ("moving left", "moving right") else (across, along)
     angles, lengths, phases = rng.uniform(0, 2 * np.pi, 3), rng.uniform(4.5, 8.0, 3), rng.uniform(0, 6.28, 3)
     speeds = 2 * np.pi / lengths
