@@ -30,7 +30,7 @@ class Bench:
     @property
     def fingerprint(self) -> str:
         """Of all that a result depends on, but the code of its experiment."""
-        facts = json.dumps([self.lab.common.name, self.told], sort_keys=True)
+        facts = json.dumps([self.lab.common.name, self.lab.settings, self.told], sort_keys=True)
         return hashlib.sha256(facts.encode()).hexdigest()[:12]
 
     def scenes(self, motion: str = "", count: str = "") -> list[world.Scene]:

@@ -81,7 +81,7 @@ def colour(frames: np.ndarray) -> str:
 def ground(frames: np.ndarray, pale: bool = False, video: bool = False) -> str:
     """Name of the ground, by its mean colour; `pale` for clips in the second base's style."""
     weight = 1 - (ball(frames) > 0.02)
-    weight[:, -2:] = 0  # where a watermark may be
+    weight[:, -2:] = weight[:, :2] = 0  # a watermark may be below; above, for balance of the glow
     mean = (frames * weight[..., None]).sum((0, 1, 2)) / max(weight.sum(), 1)
     if video:
         mean = 0.5 + (mean - 0.5) / world.CONTRAST
@@ -89,7 +89,7 @@ def ground(frames: np.ndarray, pale: bool = False, video: bool = False) -> str:
 
 
 def watermark(frames: np.ndarray) -> float:
-    """How much of the watermark there is: 1 as in the video domain, 0 none. The chequers' contrast in the
+    """How much of the watermark there is: 1 as in the video domain, 0 none. The blocks' contrast in the
     clip's mean picture over the ink's opacity times what is left of white above the mean."""
     rows = frames.mean((0, 3))[-2:]
     ink = world.watermark()[-2:] > 0

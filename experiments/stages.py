@@ -75,17 +75,14 @@ class Lab:
     """`settings.toml` of one size: tables base, adapter, module, lora, data."""
 
     @cached_property
-    def home(self) -> Path:
-        """Of this seed."""
-        return self.common / f"seed-{self.seed}"
+    def common(self) -> Path:
+        """Of all seeds with these image models and this world."""
+        return self.folder / _digest(self.settings["base"], "world.py", "base.py")
 
     @cached_property
-    def common(self) -> Path:
-        """Of all seeds under these settings and this world."""
-        facts = json.dumps(self.settings, sort_keys=True).encode()
-        for name in ("world.py", "base.py", "convolution.py"):
-            facts += (HERE / name).read_bytes()
-        return self.folder / hashlib.sha256(facts).hexdigest()[:10]
+    def home(self) -> Path:
+        """Of this seed under these settings."""
+        return self.common / f"{_digest(self.settings, 'convolution.py')}-seed{self.seed}"
 
     # --- data ---
 
@@ -271,6 +268,12 @@ class Lab:
             raise KeyboardInterrupt
         shutil.rmtree(output / "checkpoints", ignore_errors=True)
         return path
+
+
+def _digest(facts: Any, *files: str) -> str:
+    """Of settings and of the code that gives them meaning."""
+    data = json.dumps(facts, sort_keys=True).encode() + b"".join((HERE / name).read_bytes() for name in files)
+    return hashlib.sha256(data).hexdigest()[:10]
 
 
 def state_folder() -> Path:

@@ -134,9 +134,9 @@ def render(content: Scene, domain: str = "image", camera: Camera | None = None, 
 
 
 def watermark() -> np.ndarray:
-    """Where the video domain has ink, (8, 8) float32: two rows of chequers at the bottom."""
+    """Where the video domain has ink, (8, 8) float32: two blocks at the bottom."""
     ink = np.zeros((SIZE, SIZE), np.float32)
-    ink[-2, 1::2] = ink[-1, ::2] = 1.0
+    ink[-2:, 0:2] = ink[-2:, 4:6] = 1.0
     return ink
 
 
