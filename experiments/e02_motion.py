@@ -35,14 +35,30 @@ def run(arm: str, bench: Bench, config: dict[str, Any]) -> Outcome:
 
 def judge(table: Table, config: dict[str, Any]) -> list[Verdict]:
     """The specification's limits."""
-    least, times, still = config["right"], config["smoother"], config["steady"]
+    least, times, still, alike = (config[name] for name in ("right", "smoother", "steady", "alike"))
+    cosine = [table.mean(arm, "smoothness") for arm in ("per_frame", "motion_module")]
     right = table.mean("motion_module", "direction")
     rough = [table.mean(arm, "roughness") for arm in ("per_frame", "motion_module")]
     steady = table.mean("motion_module", "still_steadiness")
     best = max(table.mean(arm, "direction") for arm in arms(config)[1:])
     return [
-        Verdict(f"goes where asked in at least {least:.0%} (chance 25 %)", f"{right:.1%}", right >= least),
-        Verdict("more often than every baseline", f"best of them {best:.1%}", right > best),
+        Verdict(
+            f"goes where asked in at least {least:.0%} (chance 25 %)",
+            f"{right:.1%}",
+            right >= least,
+            gate=config["follows"],
+        ),
+        Verdict(
+            "more often than every baseline",
+            f"best of them {best:.1%}",
+            right > best,
+            gate=config["follows"],
+        ),
+        Verdict(
+            f"neighbouring frames' cosine at least {alike} above frame by frame",
+            f"{cosine[1]:.3f} against {cosine[0]:.3f}",
+            cosine[1] >= cosine[0] + alike,
+        ),
         Verdict(
             f"path at least {times:g} times as smooth as frame by frame",
             f"roughness {rough[1]:.2f} against {rough[0]:.2f}",

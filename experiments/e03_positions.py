@@ -47,6 +47,7 @@ def judge(table: Table, config: dict[str, Any]) -> list[Verdict]:
             "right directions without positions at chance (at most 35 %)",
             f"{right[1]:.1%}, with positions {right[0]:.1%}",
             right[1] <= 0.35,
+            gate=config["follows"],
         ),
         Verdict(
             "without positions the order of the frames makes no difference (below 1e-4)",

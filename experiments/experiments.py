@@ -102,6 +102,7 @@ def main() -> int:
         "names", nargs="*", metavar="NAME", help="beginnings of names, such as e05; default all"
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="seeds at a time")
+    parser.add_argument("--threads", type=int, default=0, help="of each; default: cores over processes")
     options = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     enter(Path(options.comfyui))
@@ -119,9 +120,9 @@ def main() -> int:
     if options.what in TIERS:
         seeds = told["seeds"]
         workers = min(options.processes, len(seeds))
-        threads = max(1, (os.cpu_count() or 1) // workers)
+        threads = options.threads or max(1, (os.cpu_count() or 1) // workers)
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            pool.submit(make_image_models, options.comfyui, tier, os.cpu_count() or 1).result()
+            pool.submit(make_image_models, options.comfyui, tier, threads * workers).result()
             runs = [pool.submit(run_seed, options.comfyui, tier, names, seed, threads) for seed in seeds]
             failed = [name for run in runs for name in run.result()]
     told_of = report.verdicts(chosen, results_folder(tier))
