@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import signal
 import sys
 import time
 import traceback
@@ -101,7 +102,7 @@ def main() -> int:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="beginnings of names, such as e05; default all"
     )
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="seeds at a time")
+    parser.add_argument("--processes", type=int, default=0, help="seeds at a time; default: all")
     parser.add_argument("--threads", type=int, default=0, help="of each; default: cores over processes")
     options = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -119,12 +120,19 @@ def main() -> int:
     start, failed = time.monotonic(), []
     if options.what in TIERS:
         seeds = told["seeds"]
-        workers = min(options.processes, len(seeds))
+        workers = min(options.processes or len(seeds), len(seeds))
         threads = options.threads or max(1, (os.cpu_count() or 1) // workers)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            pool.submit(make_image_models, options.comfyui, tier, threads * workers).result()
-            runs = [pool.submit(run_seed, options.comfyui, tier, names, seed, threads) for seed in seeds]
-            failed = [name for run in runs for name in run.result()]
+            try:
+                pool.submit(make_image_models, options.comfyui, tier, threads * workers).result()
+                runs = [pool.submit(run_seed, options.comfyui, tier, names, seed, threads) for seed in seeds]
+                failed = [name for run in runs for name in run.result()]
+            except KeyboardInterrupt:
+                for child in multiprocessing.active_children():
+                    child.terminate()
+                print("Stopped. Run the same command again to go on.", file=sys.stderr)
+                return 130
     told_of = report.verdicts(chosen, results_folder(tier))
     broken = report.say(told_of)
     if tier == "full":
