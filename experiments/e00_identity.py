@@ -18,10 +18,15 @@ def arms(config: dict[str, Any]) -> list[str]:
     return ["fresh"]
 
 
-@torch.no_grad()
 def run(arm: str, bench: Bench, config: dict[str, Any]) -> Outcome:
     """Values that differ between the UNet with a fresh module in it and the UNet alone."""
-    unet = base.load_base(bench.lab.image_model()).diffusion_model
+    return Outcome(values=differences(base.load_base(bench.lab.image_model()), bench))
+
+
+@torch.no_grad()
+def differences(image_model: Any, bench: Bench) -> dict[str, float]:
+    """How many values of the output and of the base's weights differ."""
+    unet = image_model.diffusion_model
     before = {name: weight.clone() for name, weight in unet.state_dict().items()}
     values = {}
     for name, frames in (("differing_clip", world.FRAMES), ("differing_frame", 1)):
@@ -33,7 +38,7 @@ def run(arm: str, bench: Bench, config: dict[str, Any]) -> Outcome:
         values[name] = float((alone != within).sum())
     after = unet.state_dict()
     values["differing_weights"] = float(sum((before[name] != after[name]).sum() for name in before))
-    return Outcome(values=values)
+    return values
 
 
 def judge(table: Table, config: dict[str, Any]) -> list[Verdict]:

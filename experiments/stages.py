@@ -34,6 +34,7 @@ from ..training.config import (
     DataConfig,
     ExportConfig,
     LoraConfig,
+    MotionConfig,
     ObjectiveConfig,
     OptimizerConfig,
     RunConfig,
@@ -178,10 +179,12 @@ class Lab:
         count = clips or told["clips"]
         facts = "-".join(f"{key}{value:+g}" for key, value in sorted(camera.items()))
         folder = self.clips(f"camera-{facts}-{count}", count, 20_000, "video", "still", **camera)
+        module = self.module()
         return self._train(
             *(name, "motion_lora", told, folder),
             lora=LoraConfig(rank=rank or told["rank"]),
-            motion=load_motion_module(self.module(), fused_qkv=False),
+            motion=load_motion_module(module, fused_qkv=False),
+            motion_file=str(module),
             adapter=True,
             objective={"debiased": debiased},
         )
@@ -224,6 +227,7 @@ class Lab:
         clips: Path,
         *,
         motion: MotionModel | None = None,
+        motion_file: str = "",
         adapter: bool = False,
         lora: LoraConfig | None = None,
         validation: ValidationConfig | None = None,
@@ -242,6 +246,7 @@ class Lab:
             base=BaseConfig(
                 checkpoint="small world", device="cpu", domain_adapter=str(self.adapter()) if adapter else ""
             ),
+            motion=MotionConfig(file=motion_file),
             lora=lora or LoraConfig(),
             data=DataConfig(
                 sources=(SourceConfig(path=str(clips), frame_folders=True),),
