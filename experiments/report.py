@@ -87,14 +87,23 @@ def write(target: Path, folder: Path) -> None:
             parts.append(_section(experiment, table, judged[experiment.name], absent, target))
         overview.append(_line(experiment, table, judged[experiment.name], absent))
     head = (HERE / "report_head.md").read_text(encoding="utf-8")
-    made = f"Made by `python run.py experiments full` from commit {', '.join(sorted(commits)) or 'none'}."
+    made = f"Made by `python run.py experiments full` from commit {', '.join(sorted(commits))}."
+    if not commits:
+        made = (
+            "**Nothing of it has been run in full yet**: `python run.py experiments full` does, and goes on."
+        )
     rows = "\n".join(["| | Claim | Result |", "|---|---|---|", *overview])
     text = "\n\n".join([head.strip(), made, rows, *parts]) + "\n"
     (target / "README.md").write_text(text, encoding="utf-8")
 
 
+def short(experiment: Experiment) -> str:
+    """`E1b` of `e01b_necessity`."""
+    return "E" + (experiment.name.split("_")[0][1:].lstrip("0") or "0")
+
+
 def _line(experiment: Experiment, table: Table, criteria: list[Verdict], absent: list[str]) -> str:
-    name = experiment.name.split("_")[0].upper().replace("E0", "E")
+    name = short(experiment)
     if not table.results:
         return f"| {name} | {experiment.config['title']} | not run yet |"
     gates = [one for one in criteria if one.gate]
@@ -109,7 +118,7 @@ def _section(
 ) -> str:
     """One experiment."""
     config, measures = experiment.config, experiment.config["measures"]
-    name = experiment.name.split("_")[0].upper().replace("E0", "E")
+    name = short(experiment)
     lines = [f"## {name}. {config['title']}", f"*The paper.* {config['claim']}"]
     if experiment.script.run.__doc__:
         lines.append(
