@@ -34,7 +34,12 @@ def judge(table: Table, config: dict[str, Any]) -> list[Verdict]:
     return [
         Verdict("watermark rises with alpha (rank correlation at least 0.9)", f"{rank:.2f}", rank >= 0.9),
         Verdict(f"watermark at 0 at most {most} of that at 1", f"{ratio:.2f}", ratio <= most),
-        Verdict("sharper at 0 than at 1", f"{sharp[0]:.4f} against {sharp[1]:.4f}", sharp[0] > sharp[1]),
+        Verdict(
+            "sharper at 0 than at 1",
+            f"{sharp[0]:.4f} against {sharp[1]:.4f}",
+            sharp[0] > sharp[1],
+            gate=config["sharpens"],
+        ),
         Verdict(
             f"right directions at 0 no more than {worse:.0%} fewer than at 1",
             f"{moves[0]:.1%} against {moves[1]:.1%}",
