@@ -3,6 +3,7 @@
 
     python run.py demo                render the gallery through our nodes in a real ComfyUI, on the CPU
     python run.py evaluate [--json]   measure the trained tiny family by fresh samples through our nodes
+    python run.py experiments quick   the paper's claims in miniature, trained and measured; also `full`
     python run.py test [pytest args]  run the test suite
     python run.py bench [args]        how fast full-size models are here, beside diffusers
     python run.py compatibility       what of another ComfyUI would break us, and the tests that depend on it
@@ -762,6 +763,12 @@ def command_bench(options: argparse.Namespace, rest: list[str]) -> int:
     return run_here([paths["python"], script, "--comfyui", paths["comfyui"], *rest])
 
 
+def command_experiments(options: argparse.Namespace, rest: list[str]) -> int:
+    paths = prepare(options, extras=True)
+    script = str(ROOT / "experiments" / "experiments.py")
+    return run_here([paths["python"], script, "--comfyui", paths["comfyui"], *rest])
+
+
 def command_test(options: argparse.Namespace, rest: list[str]) -> int:
     paths = prepare(options, extras=True)
     # -P (3.11+) keeps this folder off sys.path, where our `nodes` would hide ComfyUI's; tests/conftest.py
@@ -801,6 +808,10 @@ def command_comfyui(options: argparse.Namespace, rest: list[str]) -> int:
 COMMANDS = {
     "demo": (command_demo, "render the gallery through our nodes in a real ComfyUI and print its path"),
     "evaluate": (command_evaluate, "measure the trained tiny family by fresh samples"),
+    "experiments": (
+        command_experiments,
+        "train and measure the paper's claims in miniature: quick (minutes), full (hours), report",
+    ),
     "test": (command_test, "run the test suite; what follows goes to pytest"),
     "bench": (command_bench, "measure full-size models on this machine, or --pack a folder to carry to one"),
     "compatibility": (

@@ -105,7 +105,7 @@ def copy_of_unet(model: Any, dtype: torch.dtype, device: torch.device, operation
 @torch.no_grad()
 def copy_of_motion(model: MotionModel) -> MotionModel:
     """A motion module with weights of its own in fp32, q, k and v apart, as training wants it."""
-    copy = MotionModel(model.config, fused_qkv=False, device="meta")
+    copy = type(model)(model.config, fused_qkv=False, device="meta")
     weights = {name: weight.float().clone() for name, weight in motion_state_dict(model).items()}
     for name, module in copy.named_modules():
         if name.endswith(".pos_encoder"):
