@@ -3,9 +3,11 @@
 Two names of the CPU stand for two GPUs; all else is ComfyUI's own code. Versions without the split skip.
 """
 
+import inspect
 import threading
 
 import comfy.model_management
+import comfy.model_patcher
 import comfy.sample
 import comfy.sd
 import pytest
@@ -234,6 +236,10 @@ def test_a_base_that_moves_later_takes_its_modules_with_it(base, motion_module, 
     torch.testing.assert_close(sample(model, frames=10), wanted, **CLOSE)
 
 
+@pytest.mark.skipif(
+    "force_deepcopy" not in inspect.signature(comfy.model_patcher.ModelPatcher.clone).parameters,
+    reason="this ComfyUI forces no deep copies",
+)
 def test_a_forced_deep_copy_has_weights_of_its_own(motion_module):
     patcher = motion_module().patcher
     copy = patcher.clone(force_deepcopy=True)
