@@ -7,9 +7,9 @@ every tensor that a call makes and drops. The result is the most bytes held at o
 machine. Attention counts as a fused kernel needs it: its output. Not counted: workspaces of convolutions,
 what an allocator leaves unused, latents of the sampler, text encoders and VAE.
 
-With --measure it also runs two frames on the CPU in bfloat16, on SDXL's widths with one transformer where SDXL
-has up to ten (the weights shrink, the activations do not), and compares by how much the process's highest
-resident memory rises with the count of the same run. Linux; up to 3 GB and some minutes.
+With --measure it also runs two frames on the CPU in bfloat16, on SDXL's widths with one transformer where
+SDXL has up to ten (the weights shrink, the activations do not), and compares by how much the process's
+highest resident memory rises with the count of the same run. Linux; up to 3 GB and some minutes.
 """
 
 from __future__ import annotations
