@@ -18,6 +18,8 @@ LOCALES = ROOT / "locales"
 PAGE_WORDS = ROOT / "web" / "words.js"
 FILES = ("main", "nodeDefs", "commands", "settings")
 """Of one language, as ComfyUI reads them: ``main`` at the top, the others below their names."""
+FOLDER, TITLE = "animatediff-flipbook", "AnimateDiff Flipbook"
+"""Our folder in custom_nodes, and what the template browser calls its workflows."""
 SEED_CONTROL = "control_after_generate"
 """The page's own widget after a seed."""
 
@@ -33,6 +35,7 @@ def english(nodes: list) -> dict[str, Any]:
     schemas = [node.GET_SCHEMA() for node in nodes]
     parts = [part for schema in schemas for part in schema.category.split("/")]
     words["main"]["nodeCategories"] = {part: part for part in parts}
+    words["main"]["templateWorkflows"] = {"category": {FOLDER: TITLE}}
     words["nodeDefs"] = {normal(schema.node_id): node_words(schema) for schema in schemas}
     return {name: words[name] for name in FILES}
 
