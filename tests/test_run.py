@@ -332,6 +332,8 @@ def environment(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         made, "probe", lambda: {"broken": made.answers.pop(0) if made.answers else {}, "gpu": False}
     )
+    roomy = type("Usage", (), {"free": 1e12})  # whatever this machine has: nothing is installed
+    monkeypatch.setattr(run.shutil, "disk_usage", lambda folder: roomy)
     return made
 
 
