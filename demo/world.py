@@ -49,6 +49,10 @@ _GLYPHS = {  # three dots wide: strokes of 6 pixels outlive an autoencoder that 
 _STROKE = 6  # pixels of a glyph's dot
 SHADE = 0.6  # how much darker a shape is where its movement comes from
 GLOW = 0.18  # how much brighter the ground is where the movement goes to, and darker where it comes from
+LAMP = (0.42, 0.86)  # brightness of the ground far from the lamp, and what is added under it
+LAMP_SIZE = (56.0, 40.0)  # standard deviations of the lamp's light across and down, pixels
+LAMP_HEIGHT = 14.0  # of the lamp above the middle of the world, pixels
+CAMERA_RATES = {"zoom": 0.022, "pan": 2.2, "roll": 1.5}  # the fastest of each that a training clip has
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,22 @@ class Camera:
     """Movement of the picture's content, pixels per frame; negative when the camera pans right."""
     pan_y: float = 0.0
     """The same downwards."""
+    roll: float = 0.0
+    """Turn of the picture's content about the middle, degrees per frame; positive is clockwise as seen."""
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing of it moves."""
+        return not (self.zoom or self.pan_x or self.pan_y or self.roll)
+
+
+def any_camera(rng: np.random.Generator) -> Camera:
+    """A camera of one kind, direction and rate drawn at random: what real footage is full of."""
+    kind = str(rng.choice(list(CAMERA_RATES)))
+    rate = CAMERA_RATES[kind]
+    if kind == "pan":
+        return Camera(pan_x=rng.uniform(-rate, rate), pan_y=rng.uniform(-rate, rate))
+    return Camera(**{kind: rng.uniform(-rate, rate)})
 
 
 @dataclass(frozen=True)
@@ -98,8 +118,8 @@ def scene(seed: int, index: int, motion: str | None = None) -> Scene:
     motion = motion or drawn
     if motion not in MOTIONS:
         raise ValueError(f"The world has no motion {motion!r}. Pick one of {', '.join(MOTIONS)}.")
-    radius = rng.uniform(17.0, 27.0)
-    travel = rng.uniform(52.0, 68.0)
+    radius = rng.uniform(21.0, 30.0)
+    travel = rng.uniform(50.0, 62.0)
     reach = SIZE / 2 - radius - 2  # how far from the middle a whole shape may stand
     across, along = rng.uniform(-reach, reach), rng.uniform(-reach, reach)
     if motion.startswith("moving"):
@@ -182,10 +202,11 @@ def render(content: Scene, times: np.ndarray | None = None, camera: Camera | Non
     scale = (1.0 + camera.zoom) ** frame
     grid = np.arange(SIZE, dtype=np.float32) + 0.5
     middle = SIZE / 2
-    # world points seen by the pixels: undo the pan, then the zoom about the middle of the picture
-    x = (grid[None, None, :] - middle - camera.pan_x * frame) / scale + middle
-    y = (grid[None, :, None] - middle - camera.pan_y * frame) / scale + middle
-    x, y = np.broadcast_arrays(x, y)
+    # world points seen by the pixels: undo the pan, then zoom and roll about the middle of the picture
+    x = (grid[None, None, :] - middle - camera.pan_x * frame) / scale
+    y = (grid[None, :, None] - middle - camera.pan_y * frame) / scale
+    cosine, sine = np.cos(np.radians(camera.roll * frame)), np.sin(np.radians(camera.roll * frame))
+    x, y = x * cosine + y * sine + middle, y * cosine - x * sine + middle
 
     dx, dy = DIRECTIONS[content.motion.split()[-1]] if content.motion.startswith("moving") else (0.0, 0.0)
     centre_x = content.centre[0] + dx * content.travel * (t - 0.5)
@@ -193,16 +214,28 @@ def render(content: Scene, times: np.ndarray | None = None, camera: Camera | Non
     power = {"growing": 1.0, "shrinking": -1.0}.get(content.motion, 0.0)
     radius = content.radius * content.growth ** (power * (t - 0.5))
 
-    still = not (camera.zoom or camera.pan_x or camera.pan_y)
-    ground = _ground(content, x[:1], y[:1]) if still else _ground(content, x, y)
+    ground = _ground(content, x[:1], y[:1]) if camera.rests else _ground(content, x, y)
     tone_a, tone_b = (np.asarray(tone, np.float32) for tone in content.tones)
     glow = GLOW * _towards(content.motion, x - middle, y - middle, middle)[..., None]
-    picture = np.clip(tone_a + (tone_b - tone_a) * ground[..., None] + glow, 0.0, 1.0)
+    lamp = _lamp(x - middle, y - middle)[..., None]
+    picture = np.clip((tone_a + (tone_b - tone_a) * ground[..., None]) * lamp + glow, 0.0, 1.0)
     x, y = x - centre_x, y - centre_y
     cover = _edge(distance(content.shape, x, y, radius) * scale)[..., None]
     light = 1 - SHADE * (0.5 - 0.5 * _towards(content.motion, x, y, radius)[..., None])
     paint = np.asarray(COLOURS[content.colour], np.float32) * light
     return (picture * (1 - cover) + paint * cover).astype(np.float32)
+
+
+def _lamp(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Brightness of the ground at points about the middle of the world: one lamp, a little above the middle.
+
+    Why: where noise hides everything, a denoiser shows the mean of all it might be, and the mean of grounds
+    with their stripes anywhere is a flat grey, in which no camera can be seen to move. The lamp is in every
+    picture: its light grows when the camera zooms in, goes aside in a pan, and, being neither round nor in
+    the middle, turns in a roll.
+    """
+    far, more = LAMP
+    return far + more * np.exp(-0.5 * ((x / LAMP_SIZE[0]) ** 2 + ((y + LAMP_HEIGHT) / LAMP_SIZE[1]) ** 2))
 
 
 def _towards(motion: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray | float) -> np.ndarray:
@@ -264,11 +297,14 @@ def clip(
 def still(seed: int, index: int, domain: str = "image") -> tuple[np.ndarray, str]:
     """One frame of the clip of this number, at a moment of its own: (128, 128, 3) float32; and its caption.
 
-    The moment is another for every number, so stills show shapes at every stage of their way.
+    The moment is another for every number, so stills show shapes at every stage of their way; half of them
+    are seen by a camera that has moved.
     """
     content = scene(seed, index)
-    moment = np.random.default_rng([seed, index, 1]).uniform(0.0, 1.0, 1)
-    return _in_domain(render(content, moment), domain)[0], content.caption
+    rng = np.random.default_rng([seed, index, 1])
+    moment = rng.uniform(0.0, 1.0, 1)
+    camera = any_camera(rng) if rng.random() < 0.5 else Camera()
+    return _in_domain(render(content, moment, camera), domain)[0], content.caption
 
 
 def _in_domain(frames: np.ndarray, domain: str) -> np.ndarray:
@@ -299,12 +335,13 @@ def write_clips(
     count: int,
     domain: str = "video",
     motions: tuple[str, ...] | None = None,
-    camera: Camera | None = None,
+    camera: Camera | str | None = None,
     first: int = 0,
 ) -> None:
     """Fill a folder with clips 000000.mp4 ... and captions 000000.txt ...; clips that are there stay.
 
-    motions: taken in turn instead of the drawn ones. first: number of the first scene.
+    motions: taken in turn instead of the drawn ones. camera: one for all, or "any" for another in each.
+    first: number of the first scene.
     A caption is written after its clip, so that a clip without one is half-done work.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -312,8 +349,9 @@ def write_clips(
         text = folder / f"{index:06d}.txt"
         if text.exists():
             continue
+        mover = any_camera(np.random.default_rng([seed, first + index, 2])) if camera == "any" else camera
         frames, caption = clip(
-            seed, first + index, domain, motions[index % len(motions)] if motions else None, camera
+            seed, first + index, domain, motions[index % len(motions)] if motions else None, mover
         )
         write_video(folder / f"{index:06d}.mp4", frames)
         text.write_text(caption + "\n", encoding="utf-8")
