@@ -124,32 +124,36 @@ def main() -> int:
     """Run the asked stages in order; returns the exit status."""
     if sys.argv[1:2] == ["--trainer"]:  # this file as the trainer's process: the pack loaded as ComfyUI does
         enter()
+        arguments = sys.argv[2:]
+        if "--bfloat16" in arguments:
+            from comfy.cli_args import args
+
+            args.bf16_vae = True
+            arguments.remove("--bfloat16")
         from animatediff_flipbook.training.__main__ import main as trainer
 
-        return trainer(sys.argv[2:])
+        return trainer(arguments)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stage", choices=("all", "base", "clips", *STAGES), default="all")
     parser.add_argument("--processes", type=int, default=2, help="of the trainer, one CPU thread each")
     parser.add_argument("--cache-only", action="store_true", help="only encode the stage's clips")
     parser.add_argument("--models", type=Path, default=MODELS, help="folder of the files that are made")
     parser.add_argument("--start", type=Path, help="folder of an earlier family to begin with")
+    parser.add_argument("--bfloat16", action="store_true", help="for processors with matrix units for it")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="in place of the recipe's settings")
     options = parser.parse_args()
-    models = options.models.resolve()
+    models, bfloat16 = options.models.resolve(), ["--bfloat16"] if options.bfloat16 else []
     start = options.start.resolve() if options.start else None
     if options.stage in ("all", "base") and not (models / CHECKPOINT).exists():
-        base = [
-            "--output",
-            str(models / CHECKPOINT),
-            *(["--start", str(start / CHECKPOINT)] if start else []),
-        ]
+        base = ["--output", str(models / CHECKPOINT), *bfloat16]
+        base += ["--start", str(start / CHECKPOINT)] if start else []
         subprocess.run([sys.executable, str(ROOT / "demo" / "train_base.py"), *base], check=True, cwd=ROOT)
     if options.stage in ("all", "clips"):
         write_clips()
     for stage, (recipe, name) in STAGES.items():
         if options.stage not in ("all", stage):
             continue
-        settings = settings_of(stage, models, start)
+        settings = [*settings_of(stage, models, start), *bfloat16]
         if options.cache_only:
             run_trainer("cache", [*settings, *options.overrides], recipe, options.processes)
         elif (models / name).exists():
