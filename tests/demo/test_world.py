@@ -44,6 +44,47 @@ def test_a_motion_can_be_chosen_without_changing_the_rest():
         world.scene(1, 3, "sideways")
 
 
+def test_a_roll_turns_the_picture_clockwise():
+    content = world.scene(1, 3, "moving left")
+    last = np.ones(1)
+    upright, turned = world.render(content, last), world.render(content, last, world.Camera(roll=6.0))
+    assert np.abs(turned - np.rot90(upright, -1, (1, 2))).max() < 0.01
+    assert np.abs(turned - upright).max() > 0.3
+
+
+def test_the_lamp_shows_a_camera_where_the_texture_tells_nothing(monkeypatch):
+    """The mean of many grounds, all that a denoiser knows in the worst noise, shows the camera move."""
+    scenes = [world.scene(2, index, "still") for index in range(24)]
+    cameras = (world.Camera(zoom=0.022), world.Camera(pan_x=2.2), world.Camera(roll=1.5))
+
+    def change(camera):
+        """Of the mean of all scenes over a clip, in blocks of 16 pixels."""
+        first, last = np.mean([world.render(s, np.array([0.0, 1.0]), camera) for s in scenes], axis=(0, 4))
+        return np.abs((last - first).reshape(8, 16, 8, 16).mean((1, 3))).mean()
+
+    lit = [change(camera) for camera in cameras]
+    monkeypatch.setattr(world, "LAMP", (1.0, 0.0))
+    unlit = [change(camera) for camera in cameras]
+    assert all(more > 1.5 * less for more, less in zip(lit, unlit, strict=True))
+
+
+def test_any_camera_is_another_in_each_clip_and_the_same_again(tmp_path):
+    for folder in ("once", "again"):
+        world.write_clips(tmp_path / folder, seed=4, count=2, motions=("still",), camera="any")
+    once, again = (
+        [path.read_bytes() for path in sorted((tmp_path / folder).glob("*.mp4"))]
+        for folder in ("once", "again")
+    )
+    assert once == again
+    kinds = {tuple(np.sign([c.zoom, c.pan_x, c.roll])) for c in map(world.any_camera, _generators(40))}
+    assert len(kinds) == 6, "zoom and roll both ways, pans to all sides"
+    assert not any(camera.rests for camera in map(world.any_camera, _generators(40)))
+
+
+def _generators(count):
+    return [np.random.default_rng(number) for number in range(count)]
+
+
 def test_unknown_domain_is_refused():
     with pytest.raises(ValueError, match="film"):
         world.clip(1, 1, "film")
