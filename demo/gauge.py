@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--lora", choices=evaluate.CAMERAS, default="tiny_zoom_in")
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--models", type=Path, default=evaluate.MODELS, help="folder of the family's files")
+    parser.add_argument("--look", default="plain", help="of the world that the family knows: plain or lit")
     options = parser.parse_args()
     renderer = evaluate.Renderer(str(enter()), options.models.resolve())
     import torch
@@ -75,7 +76,7 @@ def main() -> None:
     _, field, rate = evaluate.CAMERAS[options.lora]
     rows: dict[str, list[list[float]]] = {}
     for number in tqdm(range(options.clips), unit="clip"):
-        scene = world.scene(SEED, number, "still")
+        scene = world.scene(SEED, number, "still", options.look)
         frames = world.render(scene, camera=world.Camera(**{field: rate}))
         with torch.inference_mode():
             clean = renderer.vae.encode(torch.from_numpy(frames))

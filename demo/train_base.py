@@ -62,6 +62,8 @@ class Settings:
     """Of the world's training scenes (evaluation uses others) and of all noise."""
     start: str = ""
     """Checkpoint of the family whose weights the networks begin with; empty: from nothing."""
+    look: str = "plain"
+    """Of the world, one of `world.LOOKS`."""
     bfloat16: bool = False
     """Products in bfloat16: about half the time on processors with matrix units for it, twice the time on all
     others."""
@@ -360,7 +362,7 @@ def widen(narrow: dict[str, torch.Tensor], wide: dict[str, torch.Tensor]) -> dic
 def _pool(settings: Settings, first: int, count: int, domain: str) -> torch.Tensor:
     """Stills of the world, (count, 3, 128, 128) uint8."""
     frames = [
-        np.round(world.still(settings.seed, first + i, domain)[0] * 255).astype(np.uint8)
+        np.round(world.still(settings.seed, first + i, domain, settings.look)[0] * 255).astype(np.uint8)
         for i in range(count)
     ]
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
@@ -620,6 +622,7 @@ def main() -> None:
     }
     parser = argparse.ArgumentParser(description="Train the base of the tiny family.")
     parser.add_argument("--stage", choices=("all", *stages), default="all")
+    parser.add_argument("--look", choices=world.LOOKS, default=Settings.look, help="of the world")
     parser.add_argument("--start", default="", help="checkpoint to begin with")
     parser.add_argument("--output", default=str(CHECKPOINT), help="checkpoint to write")
     parser.add_argument("--bfloat16", action="store_true", help="bfloat16 products")
@@ -632,6 +635,7 @@ def main() -> None:
     settings = Settings(
         start=chosen.start,
         output=chosen.output,
+        look=chosen.look,
         bfloat16=chosen.bfloat16,
         vae_minutes=chosen.vae_minutes,
         unet_minutes=chosen.unet_minutes,

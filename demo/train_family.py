@@ -65,7 +65,7 @@ PARTS = {
 }
 
 
-def write_clips() -> None:
+def write_clips(look: str) -> None:
     """Render the video-domain clips, all seven motions in turn."""
     enter()
     from animatediff_flipbook.demo import world
@@ -73,7 +73,7 @@ def write_clips() -> None:
     for name, (count, first, camera) in FOLDERS.items():
         print(f"clips: {name}", flush=True)
         mover = camera if isinstance(camera, str) else world.Camera(**camera)
-        world.write_clips(CLIPS / name, SEED, count, "video", world.MOTIONS, mover, first=first)
+        world.write_clips(CLIPS / name, SEED, count, "video", world.MOTIONS, mover, first=first, look=look)
 
 
 def settings_of(stage: str, models: Path, start: Path | None) -> list[str]:
@@ -139,6 +139,7 @@ def main() -> int:
     parser.add_argument("--cache-only", action="store_true", help="only encode the stage's clips")
     parser.add_argument("--models", type=Path, default=MODELS, help="folder of the files that are made")
     parser.add_argument("--start", type=Path, help="folder of an earlier family to begin with")
+    parser.add_argument("--look", default="plain", help="of the world: plain (the committed family's) or lit")
     parser.add_argument("--bfloat16", action="store_true", help="for processors with matrix units for it")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="in place of the recipe's settings")
     options = parser.parse_args()
@@ -146,10 +147,11 @@ def main() -> int:
     start = options.start.resolve() if options.start else None
     if options.stage in ("all", "base") and not (models / CHECKPOINT).exists():
         base = ["--output", str(models / CHECKPOINT), *bfloat16]
+        base += ["--look", options.look]
         base += ["--start", str(start / CHECKPOINT)] if start else []
         subprocess.run([sys.executable, str(ROOT / "demo" / "train_base.py"), *base], check=True, cwd=ROOT)
     if options.stage in ("all", "clips"):
-        write_clips()
+        write_clips(options.look)
     for stage, (recipe, name) in STAGES.items():
         if options.stage not in ("all", stage):
             continue

@@ -56,6 +56,27 @@ CAMERA_RATES = {"zoom": 0.022, "pan": 2.2, "roll": 1.5}  # the fastest of each t
 
 
 @dataclass(frozen=True)
+class Look:
+    """What the world's pictures look like. The same number shows the same colours and words in every look."""
+
+    radius: tuple[float, float]
+    """Least and greatest of the shapes, pixels."""
+    travel: tuple[float, float]
+    """Least and greatest way of a moving shape over the clip, pixels."""
+    lamp: bool
+    """Whether a lamp lights the ground."""
+    moved_stills: float
+    """Share of the stills that a camera sees which has moved."""
+
+
+LOOKS = {
+    "plain": Look(radius=(17.0, 27.0), travel=(52.0, 68.0), lamp=False, moved_stills=0.0),
+    "lit": Look(radius=(21.0, 30.0), travel=(50.0, 62.0), lamp=True, moved_stills=0.5),
+}
+"""`plain` is what the committed models were trained on; `lit` is meant for the next ones."""
+
+
+@dataclass(frozen=True)
 class Camera:
     """A camera that moves at a constant rate from the first frame on."""
 
@@ -103,6 +124,8 @@ class Scene:
     """The two muted colours of the ground."""
     waves: tuple[tuple[float, float, float], ...]
     """Phases of the texture, pixels; for a cloudy ground (x, y, phase) of its waves."""
+    lamp: bool
+    """Whether a lamp lights the ground."""
 
     @property
     def caption(self) -> str:
@@ -110,16 +133,16 @@ class Scene:
         return f"a {self.colour} {self.shape} {self.motion} on a {self.texture} background"
 
 
-def scene(seed: int, index: int, motion: str | None = None) -> Scene:
-    """The scene of this number. `motion` replaces the one drawn, everything else stays."""
+def scene(seed: int, index: int, motion: str | None = None, look: str = "plain") -> Scene:
+    """The scene of this number. `motion` replaces the one drawn, everything else stays; look: of LOOKS."""
     rng = np.random.default_rng([seed, index])
     colour, shape, texture = (str(rng.choice(list(names))) for names in (COLOURS, SHAPES, TEXTURES))
     drawn = str(rng.choice(MOTIONS))
     motion = motion or drawn
     if motion not in MOTIONS:
         raise ValueError(f"The world has no motion {motion!r}. Pick one of {', '.join(MOTIONS)}.")
-    radius = rng.uniform(21.0, 30.0)
-    travel = rng.uniform(50.0, 62.0)
+    radius = rng.uniform(*LOOKS[look].radius)
+    travel = rng.uniform(*LOOKS[look].travel)
     reach = SIZE / 2 - radius - 2  # how far from the middle a whole shape may stand
     across, along = rng.uniform(-reach, reach), rng.uniform(-reach, reach)
     if motion.startswith("moving"):
@@ -147,6 +170,7 @@ def scene(seed: int, index: int, motion: str | None = None) -> Scene:
         growth=float(rng.uniform(1.9, 2.4)),
         tones=tones,
         waves=waves,
+        lamp=LOOKS[look].lamp,
     )
 
 
@@ -217,8 +241,10 @@ def render(content: Scene, times: np.ndarray | None = None, camera: Camera | Non
     ground = _ground(content, x[:1], y[:1]) if camera.rests else _ground(content, x, y)
     tone_a, tone_b = (np.asarray(tone, np.float32) for tone in content.tones)
     glow = GLOW * _towards(content.motion, x - middle, y - middle, middle)[..., None]
-    lamp = _lamp(x - middle, y - middle)[..., None]
-    picture = np.clip((tone_a + (tone_b - tone_a) * ground[..., None]) * lamp + glow, 0.0, 1.0)
+    lit = tone_a + (tone_b - tone_a) * ground[..., None]
+    if content.lamp:
+        lit = lit * _lamp(x - middle, y - middle)[..., None]
+    picture = np.clip(lit + glow, 0.0, 1.0)
     x, y = x - centre_x, y - centre_y
     cover = _edge(distance(content.shape, x, y, radius) * scale)[..., None]
     light = 1 - SHADE * (0.5 - 0.5 * _towards(content.motion, x, y, radius)[..., None])
@@ -231,8 +257,8 @@ def _lamp(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     Why: where noise hides everything, a denoiser shows the mean of all it might be, and the mean of grounds
     with their stripes anywhere is a flat grey, in which no camera can be seen to move. The lamp is in every
-    picture: its light grows when the camera zooms in, goes aside in a pan, and, being neither round nor in
-    the middle, turns in a roll.
+    lit picture: its light grows when the camera zooms in, goes aside in a pan and, being neither round nor
+    in the middle, turns in a roll.
     """
     far, more = LAMP
     return far + more * np.exp(-0.5 * ((x / LAMP_SIZE[0]) ** 2 + ((y + LAMP_HEIGHT) / LAMP_SIZE[1]) ** 2))
@@ -287,23 +313,28 @@ def as_video(frames: np.ndarray) -> np.ndarray:
 
 
 def clip(
-    seed: int, index: int, domain: str = "image", motion: str | None = None, camera: Camera | None = None
+    seed: int,
+    index: int,
+    domain: str = "image",
+    motion: str | None = None,
+    camera: Camera | None = None,
+    look: str = "plain",
 ) -> tuple[np.ndarray, str]:
     """The clip of this number: frames (16, 128, 128, 3) float32 in 0..1, and its caption."""
-    content = scene(seed, index, motion)
+    content = scene(seed, index, motion, look)
     return _in_domain(render(content, camera=camera), domain), content.caption
 
 
-def still(seed: int, index: int, domain: str = "image") -> tuple[np.ndarray, str]:
+def still(seed: int, index: int, domain: str = "image", look: str = "plain") -> tuple[np.ndarray, str]:
     """One frame of the clip of this number, at a moment of its own: (128, 128, 3) float32; and its caption.
 
-    The moment is another for every number, so stills show shapes at every stage of their way; half of them
-    are seen by a camera that has moved.
+    The moment is another for every number, so stills show shapes at every stage of their way; in some
+    looks a camera that has moved sees a part of them.
     """
-    content = scene(seed, index)
+    content = scene(seed, index, look=look)
     rng = np.random.default_rng([seed, index, 1])
     moment = rng.uniform(0.0, 1.0, 1)
-    camera = any_camera(rng) if rng.random() < 0.5 else Camera()
+    camera = any_camera(rng) if rng.random() < LOOKS[look].moved_stills else Camera()
     return _in_domain(render(content, moment, camera), domain)[0], content.caption
 
 
@@ -337,6 +368,7 @@ def write_clips(
     motions: tuple[str, ...] | None = None,
     camera: Camera | str | None = None,
     first: int = 0,
+    look: str = "plain",
 ) -> None:
     """Fill a folder with clips 000000.mp4 ... and captions 000000.txt ...; clips that are there stay.
 
@@ -351,7 +383,7 @@ def write_clips(
             continue
         mover = any_camera(np.random.default_rng([seed, first + index, 2])) if camera == "any" else camera
         frames, caption = clip(
-            seed, first + index, domain, motions[index % len(motions)] if motions else None, mover
+            seed, first + index, domain, motions[index % len(motions)] if motions else None, mover, look
         )
         write_video(folder / f"{index:06d}.mp4", frames)
         text.write_text(caption + "\n", encoding="utf-8")
