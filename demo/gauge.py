@@ -1,11 +1,16 @@
-"""Where in the noise a camera movement gets lost: the gauge behind a MotionLoRA.
+"""Where in the noise something gets lost: a gauge for camera movements and for words of shapes.
 
-    python demo/gauge.py [--lora tiny_zoom_in] [--clips N] [--models DIR]
+    python demo/gauge.py [--lora tiny_zoom_in] [--clips N] [--models DIR] [--look lit]
+    python demo/gauge.py --shapes [--clips N] [--models DIR] [--look lit]
 
 Clips that truly move as the MotionLoRA says are noised to a timestep; what moves in the clean clip that the
 model predicts from them, as a share of the truth, is one number of the table. Sampling begins where nothing
 is seen any more: a MotionLoRA works if it *makes* the movement in the last columns, and keeps it elsewhere.
 Rows: the image model alone, frame by frame; with the motion module; with the MotionLoRA too.
+
+With --shapes, stills are noised, and a number is the share of the clean pictures predicted by the image model
+that show the shape and the colour asked for. Where the colour is right, the model knows where the shape is:
+if the shape is wrong there all the same, it has not learnt the word.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from comfy.model_patcher import ModelPatcher
 
-TIMESTEPS = (200, 400, 600, 750, 850, 950, 999)
+TIMESTEPS = (200, 400, 500, 600, 750, 850, 950, 999)
 SEED = 7000
 
 
@@ -61,15 +66,8 @@ def measure(
     return shares
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lora", choices=evaluate.CAMERAS, default="tiny_zoom_in")
-    parser.add_argument("--clips", type=int, default=8)
-    parser.add_argument("--models", type=Path, default=evaluate.MODELS, help="folder of the family's files")
-    parser.add_argument("--look", default="plain", help="of the world that the family knows: plain or lit")
-    options = parser.parse_args()
-    renderer = evaluate.Renderer(str(enter()), options.models.resolve())
+def camera_table(renderer: evaluate.Renderer, options: argparse.Namespace) -> dict[str, list[list[float]]]:
+    """Name of a row -> for each clip, shares of the true movement by timestep."""
     import torch
     from animatediff_flipbook.demo import world
 
@@ -88,7 +86,47 @@ def main() -> None:
                 sample = evaluate.Sample(options.lora, number, "still", motion=motion, lora=lora)
                 texts = renderer.texts_of(sample, scene)
                 rows.setdefault(name, []).append(measure(renderer, sample, texts, clean))
-    print(f"{options.lora}: share of {field} {rate:g} a frame, mean of {options.clips} clips, by timestep")
+    return rows
+
+
+def shape_table(renderer: evaluate.Renderer, options: argparse.Namespace) -> dict[str, list[list[float]]]:
+    """The same for shape and colour: for each picture, 1 where it is as asked for, by timestep."""
+    import numpy as np
+    import torch
+    from animatediff_flipbook.demo import probes, world
+
+    rows: dict[str, list[list[float]]] = {"shape as asked": [], "colour as asked": []}
+    for number in tqdm(range(options.clips), unit="picture"):
+        scene = world.scene(SEED, number, "still", options.look)
+        frame = world.render(scene, np.array([0.5]))
+        texts = renderer.texts_of(evaluate.Sample("motion_off", number, "still", motion=False), scene)
+        shapes, colours = [], []
+        with torch.inference_mode():
+            clean = renderer.vae.encode(torch.from_numpy(frame))
+            for timestep in TIMESTEPS:
+                latents = predicted(renderer.model, texts, clean, timestep, number)
+                made = renderer.vae.decode(latents).float().clamp(0, 1).numpy()
+                shapes.append(float(probes.shape(made[0]) == scene.shape))
+                colours.append(float(probes.colour(made) == scene.colour))
+        rows["shape as asked"].append(shapes)
+        rows["colour as asked"].append(colours)
+    return rows
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--lora", choices=evaluate.CAMERAS, default="tiny_zoom_in")
+    parser.add_argument("--shapes", action="store_true", help="words of shapes instead of a camera movement")
+    parser.add_argument("--clips", type=int, default=8, help="or pictures")
+    parser.add_argument("--models", type=Path, default=evaluate.MODELS, help="folder of the family's files")
+    parser.add_argument("--look", default="plain", help="of the world that the family knows: plain or lit")
+    options = parser.parse_args()
+    renderer = evaluate.Renderer(str(enter()), options.models.resolve())
+    rows = (shape_table if options.shapes else camera_table)(renderer, options)
+    _, field, rate = evaluate.CAMERAS[options.lora]
+    title = "share of pictures" if options.shapes else f"{options.lora}: share of {field} {rate:g} a frame"
+    print(f"{title}, mean of {options.clips}, by timestep")
     print(" " * 20 + "".join(f"{timestep:>8}" for timestep in TIMESTEPS))
     for name, values in rows.items():
         means = [sum(column) / len(column) for column in zip(*values, strict=True)]

@@ -86,6 +86,9 @@ class Settings:
     """Highest learning rate."""
     ema: float = 0.998
     """Decay per step of the averaged weights that are written."""
+    focus: tuple[int, int] = (0, 1000)
+    """Half of the timesteps are from here, the other half from all. Words for shapes are learnt only where
+    noise shows the place of a shape and hides its outline."""
     empty_captions: float = 0.1
     """Share of captions left out, for classifier-free guidance."""
 
@@ -546,7 +549,9 @@ def train_unet(settings: Settings) -> None:
             tokens[row, : len(numbers)] = torch.tensor(numbers)
         # one timestep in each of as many equal parts of the schedule as there are latents: a quieter loss
         part = torch.arange(batch) * workers + rank
-        t = ((part + torch.rand(batch, generator=random)) * (1000 / (batch * workers))).long()
+        t = (part + torch.rand(batch, generator=random)) / (batch * workers)
+        first, end = settings.focus
+        t = torch.where(part % 2 == 0, first + t * (end - first), t * 1000).long()
         clean = latents[torch.from_numpy(which)]
         noise = torch.randn(clean.shape, generator=random)
         a = kept[t].view(-1, 1, 1, 1)
@@ -623,6 +628,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the base of the tiny family.")
     parser.add_argument("--stage", choices=("all", *stages), default="all")
     parser.add_argument("--look", choices=world.LOOKS, default=Settings.look, help="of the world")
+    parser.add_argument("--focus", type=int, nargs=2, default=Settings.focus, help="timesteps of one half")
     parser.add_argument("--start", default="", help="checkpoint to begin with")
     parser.add_argument("--output", default=str(CHECKPOINT), help="checkpoint to write")
     parser.add_argument("--bfloat16", action="store_true", help="bfloat16 products")
@@ -636,6 +642,7 @@ def main() -> None:
         start=chosen.start,
         output=chosen.output,
         look=chosen.look,
+        focus=tuple(chosen.focus),
         bfloat16=chosen.bfloat16,
         vae_minutes=chosen.vae_minutes,
         unet_minutes=chosen.unet_minutes,
