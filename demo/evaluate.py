@@ -1,13 +1,17 @@
 """Measure the tiny family: fresh samples through our nodes, looked at by the probes of `probes.py`.
 
-    python run.py evaluate [--samples N] [--seed S] [--json] [--keep DIR]
+    python run.py evaluate [--samples N] [--seed S] [--only SERIES ...] [--models DIR] [--json] [--keep DIR]
 
 Prompts are captions of scenes that no training saw. Each figure is over N clips of 16 frames, or over N / 8
 of the long ones, which context windows make:
 
     direction_accuracy             the shape goes where the prompt says; chance is 0.25
     direction_accuracy_motion_off  the same prompts and noise without the motion module: must be chance
-    zoom_sign, pan_sign            the ground moves as the MotionLoRA says (zoom in and out take turns)
+    colour_accuracy                the shape has the colour asked for; chance is 0.17
+    shape_accuracy                 most frames show the shape asked for (overlap with drawn ones); chance 0.25
+    one_object                     clips of which all frames but at most one show one coloured thing
+    zoom_sign, pan_sign, roll_sign the ground moves as the MotionLoRA says (both ways take turns)
+    zoom_size, pan_size, roll_size how fast, over the rate of the clips that it was trained on
     watermark_ratio                watermark seen with the domain adapter at alpha 0, over that at alpha 1
     sharpness_ratio                the same for sharpness
     loop_closure                   closed loop of 48 frames: from the last frame to the first, over the median
@@ -53,8 +57,17 @@ DIRECTIONS = ("moving left", "moving right", "moving up", "moving down")
 LONG_FRAMES = {"loop": 48, "travel": 64}
 OVERLAP = 4
 LOOP_OVERLAP = 3  # 48 frames are a multiple of 16 - 4: windows would end at the seam in the first four steps
-# MotionLoRA: (field of world.Camera, its sign)
-CAMERAS = {"tiny_zoom_in": ("zoom", 1), "tiny_zoom_out": ("zoom", -1), "tiny_pan_left": ("pan_x", 1)}
+# MotionLoRA: (what moves, field of world.Camera, rate of its training clips)
+CAMERAS = {
+    "tiny_zoom_in": ("zoom", "zoom", 0.022),
+    "tiny_zoom_out": ("zoom", "zoom", -0.022),
+    "tiny_pan_left": ("pan", "pan_x", 2.2),
+    "tiny_pan_right": ("pan", "pan_x", -2.2),
+    "tiny_roll_clockwise": ("roll", "roll", 1.5),
+    "tiny_roll_anticlockwise": ("roll", "roll", -1.5),
+}
+KINDS = ("zoom", "pan", "roll")
+MOVES = {kind: field for kind, field, _ in CAMERAS.values()}
 
 
 @dataclass(frozen=True)
@@ -80,21 +93,20 @@ class Sample:
         return LONG_FRAMES.get(self.series, FRAMES)
 
 
-def plan(count: int) -> list[Sample]:
+def plan(count: int, models: Path) -> list[Sample]:
     """All samples of an evaluation, for the files that there are."""
     samples = []
     for number in range(count):
         words = DIRECTIONS[number % len(DIRECTIONS)]
         samples.append(Sample("motion_off", number, words, motion=False))
         samples.append(Sample("alpha_0", number, words))
-        if (MODELS / "loras" / ADAPTER).exists():
+        if (models / "loras" / ADAPTER).exists():
             samples += [Sample(f"alpha_{alpha:g}", number, words, alpha=alpha) for alpha in (0.5, 1.0)]
         loras = [
-            name for name in CAMERAS if (MODELS / "animatediff_motion_lora" / f"{name}.safetensors").exists()
+            name for name in CAMERAS if (models / "animatediff_motion_lora" / f"{name}.safetensors").exists()
         ]
-        zooms = [name for name in loras if CAMERAS[name][0] == "zoom"]
-        pans = [name for name in loras if CAMERAS[name][0] != "zoom"]
-        for names in (zooms, pans):
+        for kind in KINDS:
+            names = [name for name in loras if CAMERAS[name][0] == kind]
             if names:
                 name = names[number % len(names)]
                 samples.append(Sample(name, number, "still", lora=name))
@@ -106,7 +118,7 @@ def plan(count: int) -> list[Sample]:
 class Renderer:
     """The models, loaded once in a process; everything that changes goes through our nodes."""
 
-    def __init__(self, comfyui: str) -> None:
+    def __init__(self, comfyui: str, models: Path) -> None:
         enter(Path(comfyui))
         import comfy.sd
         import folder_paths
@@ -118,9 +130,9 @@ class Renderer:
         family.register()
         paths.register_folders()
         for folder in ("animatediff_models", "animatediff_motion_lora", "loras"):
-            folder_paths.add_model_folder_path(folder, str(MODELS / folder), is_default=True)
+            folder_paths.add_model_folder_path(folder, str(models / folder), is_default=True)
         self.model, self.clip, self.vae, _ = comfy.sd.load_checkpoint_guess_config(
-            str(MODELS / "checkpoints" / CHECKPOINT)
+            str(models / "checkpoints" / CHECKPOINT)
         )
         self.module = LoadMotionModule.execute(motion_module=MOTION_MODULE)[0]
 
@@ -131,9 +143,9 @@ class Renderer:
 
         scene = world.scene(seed, sample.number, sample.words)
         with torch.inference_mode():  # as in a server
-            return self._sampled(self._model_of(sample), self._texts_of(sample, scene), sample, seed), scene
+            return self._sampled(self.model_of(sample), self.texts_of(sample, scene), sample, seed), scene
 
-    def _model_of(self, sample: Sample) -> ModelPatcher:
+    def model_of(self, sample: Sample) -> ModelPatcher:
         """The base with what the sample asks for."""
         from animatediff_flipbook import nodes
 
@@ -157,7 +169,7 @@ class Renderer:
             )[0]
         return model
 
-    def _texts_of(self, sample: Sample, scene: world.Scene) -> list:
+    def texts_of(self, sample: Sample, scene: world.Scene) -> list:
         """Positive and negative conditioning."""
         from animatediff_flipbook import nodes
 
@@ -193,14 +205,16 @@ def second_colour(scene: world.Scene) -> str:
 
 
 @functools.cache
-def renderer(comfyui: str) -> Renderer:
+def renderer(comfyui: str, models: Path) -> Renderer:
     """The process's renderer."""
-    return Renderer(comfyui)
+    return Renderer(comfyui, models)
 
 
-def look(sample: Sample, seed: int, comfyui: str, folder: str | None) -> dict[str, float | bool]:
+def look(
+    sample: Sample, seed: int, comfyui: str, models: Path, folder: str | None
+) -> dict[str, float | bool]:
     """Render a sample and probe it. Runs in a process of its own."""
-    frames, scene = renderer(comfyui).render(sample, seed)
+    frames, scene = renderer(comfyui, models).render(sample, seed)
     from animatediff_flipbook.demo import probes, world
 
     if folder:
@@ -218,11 +232,13 @@ def look(sample: Sample, seed: int, comfyui: str, folder: str | None) -> dict[st
     found = {
         "direction": f"moving {probes.direction(frames)}" == sample.words,
         "colour": probes.colour(frames) == scene.colour,
+        "shape": probes.shape_of_clip(frames) == scene.shape,
+        "one_object": sum(probes.objects(frame) != 1 for frame in frames) <= 1,
         "watermark": probes.watermark(frames),
         "sharpness": probes.sharpness(frames),
     }
     camera = probes.camera(frames) if sample.motion and sample.alpha == 0.0 else world.Camera()
-    return found | {"zoom": camera.zoom, "pan_x": camera.pan_x}
+    return found | {field: getattr(camera, field) for field in MOVES.values()}
 
 
 def figures(results: dict[Sample, dict[str, float | bool]]) -> dict[str, float | int | None]:
@@ -240,13 +256,21 @@ def figures(results: dict[Sample, dict[str, float | bool]]) -> dict[str, float |
         low, high = mean("alpha_0", value), mean("alpha_1", value)
         return round(low / high, 3) if low is not None and high else None
 
-    def sign(kind: str) -> float | None:
-        right = [
-            found[kind] * CAMERAS[sample.series][1] > 0
+    def shares(kind: str) -> list[float]:
+        """Rates over those of the MotionLoRA's training clips."""
+        return [
+            found[MOVES[kind]] / CAMERAS[sample.series][2]
             for sample, found in results.items()
             if sample.series in CAMERAS and CAMERAS[sample.series][0] == kind
         ]
-        return round(sum(right) / len(right), 4) if right else None
+
+    def sign(kind: str) -> float | None:
+        found = shares(kind)
+        return round(sum(share > 0 for share in found) / len(found), 4) if found else None
+
+    def size(kind: str) -> float | None:
+        found = shares(kind)
+        return round(sum(found) / len(found), 3) if found else None
 
     result = {
         "samples": sum(sample.series == "alpha_0" for sample in results),
@@ -254,8 +278,10 @@ def figures(results: dict[Sample, dict[str, float | bool]]) -> dict[str, float |
         "direction_accuracy_motion_off": mean("motion_off", "direction"),
         "direction_accuracy_alpha_1": mean("alpha_1", "direction"),
         "colour_accuracy": mean("alpha_0", "colour"),
-        "zoom_sign": sign("zoom"),
-        "pan_sign": sign("pan_x"),
+        "shape_accuracy": mean("alpha_0", "shape"),
+        "one_object": mean("alpha_0", "one_object"),
+        **{f"{kind}_sign": sign(kind) for kind in KINDS},
+        **{f"{kind}_size": size(kind) for kind in KINDS},
         "watermark_ratio": ratio("watermark"),
         "sharpness_ratio": ratio("sharpness"),
         "loop_closure": middle("loop", "closure"),
@@ -264,10 +290,10 @@ def figures(results: dict[Sample, dict[str, float | bool]]) -> dict[str, float |
     }
     for series in ("alpha_0", "alpha_0.5", "alpha_1"):
         result |= {f"{value}_{series}": mean(series, value) for value in ("watermark", "sharpness")}
-    for kind in ("zoom", "pan_x"):
-        result[f"{kind}_without_lora"] = mean("alpha_0", kind)
-    for name, (kind, _) in CAMERAS.items():
-        result[f"{kind}_{name}"] = mean(name, kind)
+    for field in MOVES.values():
+        result[f"{field}_without_lora"] = mean("alpha_0", field)
+    for name, (_, field, _) in CAMERAS.items():
+        result[f"{field}_{name}"] = mean(name, field)
     return result
 
 
@@ -277,11 +303,16 @@ def main() -> int:
     parser.add_argument("--comfyui", required=True, help=argparse.SUPPRESS)  # run.py passes it
     parser.add_argument("--samples", type=int, default=64, help="clips per figure (default 64: 25 to 30 min)")
     parser.add_argument("--seed", type=int, default=5000, help="of scenes and noise; training used 1 and 11")
+    parser.add_argument(
+        "--only", nargs="+", metavar="SERIES", help="such as alpha_0, motion_off, tiny_zoom_in"
+    )
+    parser.add_argument("--models", type=Path, default=MODELS, help="folder of the family's files")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--processes", type=int, default=min(os.cpu_count() or 1, 8))
     parser.add_argument("--keep", metavar="DIR", help="also keep the frames there, as .npy")
     options = parser.parse_args()
-    needed = [MODELS / "checkpoints" / CHECKPOINT, MODELS / "animatediff_models" / MOTION_MODULE]
+    models = options.models.resolve()
+    needed = [models / "checkpoints" / CHECKPOINT, models / "animatediff_models" / MOTION_MODULE]
     missing = [str(path) for path in needed if not path.exists()]
     if missing or options.samples < 1:
         reason = f"{', '.join(missing)} missing: run demo/train_family.py" if missing else "--samples below 1"
@@ -289,12 +320,14 @@ def main() -> int:
         return 1
     if options.keep:
         Path(options.keep).mkdir(parents=True, exist_ok=True)
-    samples = plan(options.samples)
+    samples = plan(options.samples, models)
+    if options.only:
+        samples = [sample for sample in samples if sample.series in options.only]
     os.environ["OMP_NUM_THREADS"] = "1"
     results = {}
     with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
         futures = {
-            pool.submit(look, sample, options.seed, options.comfyui, options.keep): sample
+            pool.submit(look, sample, options.seed, options.comfyui, models, options.keep): sample
             for sample in samples
         }
         for future in tqdm(as_completed(futures), total=len(samples), unit="clip", desc="evaluate"):

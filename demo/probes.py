@@ -2,7 +2,7 @@
 
 The shape is the only saturated thing in a picture, so its colour finds it; its track gives the direction.
 The camera is found by least squares on the ground: between neighbouring frames the brightness must be carried
-along by one zoom and one pan (Lucas and Kanade's equation with three unknowns, refined by warping).
+along by one zoom, one roll and one pan (Lucas and Kanade's equation with four unknowns, refined by warping).
 
 Shapes: clips (F, H, W, 3) float in 0..1; x grows to the right, y downwards.
 """
@@ -10,6 +10,7 @@ Shapes: clips (F, H, W, 3) float in 0..1; x grows to the right, y downwards.
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from . import world
 
@@ -52,10 +53,11 @@ class Track:
 
 
 def shape_mask(frames: np.ndarray) -> np.ndarray:
-    """Where the coloured shape is, (F, H, W) bool: saturation above half of the frame's own highest."""
+    """Where the coloured shape is, (F, H, W) bool: saturation above a third of the frame's own highest (a lit
+    shape's dark side has two fifths of its bright side's)."""
     saturation = frames.max(-1) - frames.min(-1)
     highest = np.quantile(saturation.reshape(len(frames), -1), 0.985, axis=1)[:, None, None]
-    return (saturation > 0.5 * highest) & (saturation > 0.2)
+    return (saturation > 0.33 * highest) & (saturation > 0.2)
 
 
 def track(frames: np.ndarray) -> Track:
@@ -104,9 +106,24 @@ def colour(frames: np.ndarray) -> str | None:
     return max(world.COLOURS, key=lambda name: (here * hue(np.array(world.COLOURS[name])).conjugate()).real)
 
 
+def objects(frame: np.ndarray) -> int:
+    """How many coloured things a frame (H, W, 3) shows: connected areas, crumbs below a tenth of the largest
+    left out. 0 where nothing is coloured."""
+    parts, count = ndimage.label(shape_mask(frame[None])[0])
+    areas = np.bincount(parts.ravel())[1 : count + 1]
+    return int((areas >= 0.1 * areas.max()).sum()) if count else 0
+
+
+def shape_of_clip(frames: np.ndarray) -> str | None:
+    """Name of the shape that most of five frames over the clip show; None where none shows one."""
+    moments = np.linspace(0, len(frames) - 1, 5).round().astype(int)
+    names = [name for name in (shape(frames[moment]) for moment in moments) if name]
+    return max(dict.fromkeys(names), key=names.count) if names else None
+
+
 def shape(frame: np.ndarray) -> str | None:
     """Name of the shape in one frame (H, W, 3): the drawn one of same area and place that overlaps most."""
-    mask = shape_mask(frame[None])[0]
+    mask = ndimage.binary_fill_holes(shape_mask(frame[None])[0])
     if mask.sum() < 40:
         return None
     y, x = (axis.astype(np.float32) + 0.5 for axis in np.indices(mask.shape))
@@ -148,7 +165,7 @@ def camera(frames: np.ndarray, steps: int = 4) -> world.Camera:
     """Mean camera movement per frame, from the ground alone.
 
     The shape, with a margin, is left out in both frames of a pair. Returns zoom (growth per frame, positive
-    zooms in) and the pan of the picture's content in pixels per frame.
+    zooms in), the pan of the picture's content in pixels per frame and its roll in degrees per frame.
     """
     # half size is enough after the blur and four times faster
     grey = _gauss(frames.mean(-1), 2.0)[:, ::2, ::2]
@@ -157,26 +174,29 @@ def camera(frames: np.ndarray, steps: int = 4) -> world.Camera:
     y, x = (axis.astype(np.float64) for axis in np.indices((height, width)))
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
     border = 2
-    movement = np.zeros(
-        3
-    )  # zoom, pan x, pan y: one for the whole clip, so that all pairs share their evidence
+    # zoom, roll in radians, pan x, pan y: one for the whole clip, so that all pairs share their evidence
+    movement = np.zeros(4)
     for _ in range(steps):
-        normal, right = np.zeros((3, 3)), np.zeros(3)
+        normal, right = np.zeros((4, 4)), np.zeros(4)
+        zoom, roll, pan_x, pan_y = movement
         for now, following, mask_now, mask_next in zip(grey, grey[1:], shapes, shapes[1:], strict=False):
-            to_x = x + movement[0] * (x - middle_x) + movement[1]
-            to_y = y + movement[0] * (y - middle_y) + movement[2]
+            to_x = x + zoom * (x - middle_x) - roll * (y - middle_y) + pan_x
+            to_y = y + zoom * (y - middle_y) + roll * (x - middle_x) + pan_y
             moved = _bilinear(following, to_x, to_y)
             inside = (
                 (to_x > border) & (to_x < width - 1 - border) & (to_y > border) & (to_y < height - 1 - border)
             )
             use = inside & ~mask_now & ~mask_next
             slope_y, slope_x = np.gradient(moved)
-            rows = np.stack([slope_x * (x - middle_x) + slope_y * (y - middle_y), slope_x, slope_y])[:, use]
+            outward = slope_x * (x - middle_x) + slope_y * (y - middle_y)
+            around = slope_y * (x - middle_x) - slope_x * (y - middle_y)
+            rows = np.stack([outward, around, slope_x, slope_y])[:, use]
             normal += rows @ rows.T
             right += rows @ (now - moved)[use]
         # a little of the diagonal keeps a striped ground, which tells nothing along its stripes, solvable
         movement += np.linalg.solve(normal + np.diag(1e-3 * np.diag(normal) + 1e-9), right)
-    return world.Camera(float(movement[0]), 2 * float(movement[1]), 2 * float(movement[2]))
+    zoom, roll, pan_x, pan_y = (float(part) for part in movement)
+    return world.Camera(zoom, 2 * pan_x, 2 * pan_y, float(np.degrees(roll)))
 
 
 def _high_pass(picture: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
     python demo/train_base.py                 # all stages, about an hour on two CPU cores
     python demo/train_base.py --stage vae     # one of: vae, latents, unet, export, measure
+    python demo/train_base.py --start FILE --output FILE2   # go on from an earlier checkpoint's weights
 
 Every stage keeps its state in `.flipbook/train/`, once a minute, and goes on from there when started again; a
 finished stage is skipped. The last one writes `demo/models/checkpoints/tiny_ad.safetensors` (fp16).
@@ -55,27 +56,39 @@ LATENT_SCALE = 0.18215  # ComfyUI multiplies SD1.5 latents by this before the UN
 class Settings:
     """What the stages do; stored with their states."""
 
+    output: str = str(CHECKPOINT)
+    """The file to write."""
     seed: int = 1
     """Of the world's training scenes (evaluation uses others) and of all noise."""
+    start: str = ""
+    """Checkpoint of the family whose weights the networks begin with; empty: from nothing."""
+    look: str = "plain"
+    """Of the world, one of `world.LOOKS`."""
+    bfloat16: bool = False
+    """Products in bfloat16: about half the time on processors with matrix units for it, twice the time on all
+    others."""
     vae_minutes: float = 9.0
     """Working time of the autoencoder; its learning rate falls to nothing over this time."""
-    vae_batch: int = 12
+    vae_batch: int = 16
     """Crops of 64x64 pixels a step."""
     vae_rate: float = 2e-3
     """Highest learning rate."""
-    vae_widths: tuple[int, ...] = (16, 32, 48, 64)
-    """Channels at 1/1, 1/2, 1/4 and 1/8 of the picture: TAESD's layout has 64 everywhere, which is seven
-    times the work; the narrower network is trained and then set into the wide one among zeros."""
-    num_latents: int = 12000
+    vae_widths: tuple[int, ...] = (32, 48, 64, 64)
+    """Channels at 1/1, 1/2, 1/4 and 1/8 of the picture: TAESD's layout has 64 everywhere, which is twice
+    the work; the narrower network is trained and then set into the wide one among zeros."""
+    num_latents: int = 16000
     """Pictures whose latents the UNet trains on."""
     unet_minutes: float = 36.0
     """Working time of the UNet and text encoder together."""
-    unet_batch: int = 16
+    unet_batch: int = 32
     """Latents a step."""
     unet_rate: float = 8e-4
     """Highest learning rate."""
-    ema: float = 0.995
+    ema: float = 0.998
     """Decay per step of the averaged weights that are written."""
+    focus: tuple[int, int] = (0, 1000)
+    """Half of the timesteps are from here, the other half from all. Words for shapes are learnt only where
+    noise shows the place of a shape and hides its outline."""
     empty_captions: float = 0.1
     """Share of captions left out, for classifier-free guidance."""
 
@@ -295,6 +308,48 @@ class NarrowVae(nn.Module):
                 module.conv[-1].weight[:3] = 0.0
 
 
+def grown(old: dict[str, torch.Tensor], fresh: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The fresh wider network with the old one in its corner: the same function, and room to learn more.
+
+    The old channels do not listen to the new ones yet (zeros); the new ones listen to all.
+    """
+    result = {key: value.clone() for key, value in fresh.items()}
+    for key, value in result.items():
+        corner = tuple(slice(size) for size in old[key].shape)
+        value[: old[key].shape[0]] = 0.0
+        value[corner] = old[key]
+    return result
+
+
+def narrowed(wide: dict[str, torch.Tensor], shapes: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What `widen` undoes: the corner of each weight without the zeros around it."""
+    corners = {}
+    for key, value in shapes.items():
+        outside, inside = wide[key].float(), tuple(slice(size) for size in value.shape)
+        corners[key] = outside[inside].clone()
+    return corners
+
+
+def started(settings: Settings, prefix: str) -> dict[str, torch.Tensor]:
+    """Weights of one network in the checkpoint to begin with."""
+    with safe_open(settings.start, "pt") as file:
+        names = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118  # no mapping
+        return {key[len(prefix) :]: file.get_tensor(key).float() for key in names}
+
+
+def fresh_vae(settings: Settings) -> NarrowVae:
+    """The autoencoder to train: from nothing, or an earlier one with new channels beside its own."""
+    network = NarrowVae(settings.vae_widths)
+    if settings.start:
+        wide = started(settings, "first_stage_model.")
+        used = tuple(  # channels of each level that are not all zeros
+            int(wide[f"taesd_encoder.{layer}.weight"].flatten(1).any(1).sum()) for layer in (0, 2, 6, 10)
+        )
+        old = narrowed(wide, NarrowVae(used).state_dict())
+        network.load_state_dict(grown(old, network.state_dict()))
+    return network
+
+
 def widen(narrow: dict[str, torch.Tensor], wide: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Set the narrow network's weights into a corner of the wide one's shapes, among zeros: same function."""
     result = {}
@@ -310,7 +365,7 @@ def widen(narrow: dict[str, torch.Tensor], wide: dict[str, torch.Tensor]) -> dic
 def _pool(settings: Settings, first: int, count: int, domain: str) -> torch.Tensor:
     """Stills of the world, (count, 3, 128, 128) uint8."""
     frames = [
-        np.round(world.still(settings.seed, first + i, domain)[0] * 255).astype(np.uint8)
+        np.round(world.still(settings.seed, first + i, domain, settings.look)[0] * 255).astype(np.uint8)
         for i in range(count)
     ]
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
@@ -324,10 +379,10 @@ def train_vae(settings: Settings) -> None:
     """Stage 1. Latents are held near zero mean and unit variance, and get a little noise, so that the UNet's
     small errors do no harm."""
     torch.manual_seed(settings.seed)
-    run = Run("vae", NarrowVae(settings.vae_widths), settings.vae_minutes, settings.vae_rate, 0.99)
+    run = Run("vae", fresh_vae(settings), settings.vae_minutes, settings.vae_rate, 0.99)
     if run.done:
         return
-    pool = torch.cat([_pool(settings, 0, 1500, "image"), _pool(settings, 1500, 1000, "video")])
+    pool = torch.cat([_pool(settings, 0, 2500, "image"), _pool(settings, 2500, 1000, "video")])
     network = run.network.to(memory_format=torch.channels_last)
     batch = settings.vae_batch // distributed.get_world_size()
 
@@ -338,9 +393,10 @@ def train_vae(settings: Settings) -> None:
         places = torch.randint(0, world.SIZE - 64 + 1, (batch, 2), generator=random).tolist()
         crops = [pool[i, :, y : y + 64, x : x + 64] for i, (y, x) in zip(which.tolist(), places, strict=True)]
         pictures = torch.stack(crops).float().div(255).contiguous(memory_format=torch.channels_last)
-        latents = network.taesd_encoder(pictures)
-        noisy = latents + 0.05 * torch.randn(latents.shape, generator=random)
-        made = network.taesd_decoder(noisy)
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
+            latents = network.taesd_encoder(pictures).float()
+            noisy = latents + 0.05 * torch.randn(latents.shape, generator=random)
+            made = network.taesd_decoder(noisy).float()
         flat = latents.transpose(0, 1).flatten(1)  # (4, values of the batch)
         mean = flat.mean(1, keepdim=True)
         spread = (flat - mean) @ (flat - mean).T / flat.shape[1]
@@ -392,8 +448,9 @@ def cache_latents(settings: Settings) -> None:
         first = int(file.stem)
         count = min(500, settings.num_latents - first)
         pictures = _pool(settings, FIRST_LATENT + first, count, "image")
-        with torch.no_grad():
-            raw = torch.cat([narrow.taesd_encoder(batch.float().div(255)) for batch in pictures.split(25)])
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
+            raw = [narrow.taesd_encoder(batch.float().div(255)).float() for batch in pictures.split(25)]
+        raw = torch.cat(raw)
         latents = (raw / vae.vae_scale + vae.vae_shift) * LATENT_SCALE
         write_state(file, {"latents": latents}, {"first": FIRST_LATENT + first})
         print(f"latents {first} to {first + count}, deviation {latents.std():.3f}", flush=True)
@@ -409,18 +466,34 @@ def cache_latents(settings: Settings) -> None:
 class TextToImage(nn.Module):
     """UNet and text model, trained together."""
 
-    def __init__(self, networks: build.TinyNetworks) -> None:
+    def __init__(self, networks: build.TinyNetworks, bfloat16: bool) -> None:
         super().__init__()
         self.unet, self.text = networks.unet, networks.text.requires_grad_(True)
+        self.bfloat16 = bfloat16
 
     def forward(self, latents: torch.Tensor, timesteps: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Predicted v (B, 4, H, W)."""
-        return self.unet(latents, timesteps, self.text.encode_for_training(tokens))
+        context = self.text.encode_for_training(tokens)
+        options = {"optimized_attention_override": full_precision} if self.bfloat16 else {}
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+            return self.unet(latents, timesteps, context, transformer_options=options).float()
 
 
-def fresh_text_to_image(seed: int) -> TextToImage:
-    """Untrained networks whose residual branches and output begin at zero, as usual for diffusion UNets."""
-    model = TextToImage(build.build_networks(seed))
+def full_precision(attention: Callable, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *more, **options):
+    """ComfyUI's attention in fp32: for heads this narrow, PyTorch's backward pass in bfloat16 takes five
+    times as long."""
+    with torch.autocast("cpu", enabled=False):
+        return attention(q.float(), k.float(), v.float(), *more, **options)
+
+
+def fresh_text_to_image(settings: Settings) -> TextToImage:
+    """The networks to train: an earlier checkpoint's, or new ones whose residual branches and output begin at
+    zero, as usual for diffusion UNets."""
+    model = TextToImage(build.build_networks(settings.seed), settings.bfloat16)
+    if settings.start:
+        model.unet.load_state_dict(started(settings, "model.diffusion_model."))
+        model.text.load_state_dict(started(settings, "cond_stage_model."))
+        return model
     with torch.no_grad():
         model.unet.out[-1].weight.zero_()
         for module in model.unet.modules():
@@ -455,9 +528,7 @@ def train_unet(settings: Settings) -> None:
     error of the picture at every noise level, so the words, which decide where noise hides the rest,
     are learnt soon; under noise prediction that error is weighted by next to nothing there."""
     torch.manual_seed(settings.seed)
-    run = Run(
-        "unet", fresh_text_to_image(settings.seed), settings.unet_minutes, settings.unet_rate, settings.ema
-    )
+    run = Run("unet", fresh_text_to_image(settings), settings.unet_minutes, settings.unet_rate, settings.ema)
     if run.done:
         return
     latents = read_state(STATE / "latents.safetensors")[0]["latents"]
@@ -478,12 +549,13 @@ def train_unet(settings: Settings) -> None:
             tokens[row, : len(numbers)] = torch.tensor(numbers)
         # one timestep in each of as many equal parts of the schedule as there are latents: a quieter loss
         part = torch.arange(batch) * workers + rank
-        t = ((part + torch.rand(batch, generator=random)) * (1000 / (batch * workers))).long()
+        t = (part + torch.rand(batch, generator=random)) / (batch * workers)
+        first, end = settings.focus
+        t = torch.where(part % 2 == 0, first + t * (end - first), t * 1000).long()
         clean = latents[torch.from_numpy(which)]
         noise = torch.randn(clean.shape, generator=random)
         a = kept[t].view(-1, 1, 1, 1)
         noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
-        # fp32: bfloat16 gains on processors with matrix units for it and halves the speed on all others
         made = run.network(noisy, t, tokens)
         target = a.sqrt() * noise - (1 - a).sqrt() * clean
         return (made - target).square().mean()
@@ -499,12 +571,13 @@ def export(settings: Settings) -> None:
     found = read_state(STATE / "unet.safetensors")
     if not found:
         raise FileNotFoundError(f"{STATE / 'unet.safetensors'} is missing. Run the stage unet first.")
-    model = fresh_text_to_image(settings.seed)
+    model = fresh_text_to_image(settings)
     model.load_state_dict({key[8:]: value for key, value in found[0].items() if key.startswith("average.")})
     networks = build.TinyNetworks(unet=model.unet, text=model.text, vae=finished_vae(settings))
     facts = {"steps": found[1]["step"], "seconds": round(found[1]["seconds"]), "settings": asdict(settings)}
-    build.write_checkpoint(CHECKPOINT, networks, {"family": "tiny_ad", "training": json.dumps(facts)})
-    print(f"{CHECKPOINT}: {CHECKPOINT.stat().st_size / 1e6:.1f} MB, {found[1]['step']} steps", flush=True)
+    output = Path(settings.output)
+    build.write_checkpoint(output, networks, {"family": "tiny_ad", "training": json.dumps(facts)})
+    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {found[1]['step']} steps", flush=True)
 
 
 # --- stage 5: figures ---------------------------------------------------------------------------------------
@@ -514,7 +587,7 @@ def export(settings: Settings) -> None:
 def measure(settings: Settings, count: int = 48, steps: int = 20, cfg: float = 5.0) -> None:
     """Stage 5. Sample pictures through ComfyUI's own loader and sampler for captions of unseen scenes; print
     how many show the asked colour and shape, and write them as a sheet to `.flipbook/train/base.png`."""
-    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(CHECKPOINT))
+    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(settings.output)
     scenes = [world.scene(settings.seed + 1000, i, "still") for i in range(count)]
     empty = clip.encode_from_tokens_scheduled(clip.tokenize(""))
     pictures = []
@@ -545,7 +618,6 @@ def measure(settings: Settings, count: int = 48, steps: int = 20, cfg: float = 5
 
 def main() -> None:
     """Run the asked stages in order."""
-    settings = Settings()
     stages = {
         "vae": train_vae,
         "latents": cache_latents,
@@ -555,10 +627,26 @@ def main() -> None:
     }
     parser = argparse.ArgumentParser(description="Train the base of the tiny family.")
     parser.add_argument("--stage", choices=("all", *stages), default="all")
+    parser.add_argument("--look", choices=world.LOOKS, default=Settings.look, help="of the world")
+    parser.add_argument("--focus", type=int, nargs=2, default=Settings.focus, help="timesteps of one half")
+    parser.add_argument("--start", default="", help="checkpoint to begin with")
+    parser.add_argument("--output", default=str(CHECKPOINT), help="checkpoint to write")
+    parser.add_argument("--bfloat16", action="store_true", help="bfloat16 products")
+    parser.add_argument("--vae-minutes", type=float, default=Settings.vae_minutes)
+    parser.add_argument("--unet-minutes", type=float, default=Settings.unet_minutes)
     parser.add_argument("--workers", type=int, default=2, help="processes, of one CPU thread each")
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--meeting", default="", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
+    settings = Settings(
+        start=chosen.start,
+        output=chosen.output,
+        look=chosen.look,
+        focus=tuple(chosen.focus),
+        bfloat16=chosen.bfloat16,
+        vae_minutes=chosen.vae_minutes,
+        unet_minutes=chosen.unet_minutes,
+    )
     torch.set_num_threads(1)
     meeting = chosen.meeting or str(Path(tempfile.mkdtemp(prefix="train_base_")) / "meeting")
     if chosen.rank == 0:

@@ -3,6 +3,7 @@
     python demo/train_family.py                        # everything that is missing
     python demo/train_family.py --stage motion_module  # one stage (its inputs must be there)
     python demo/train_family.py --stage zoom_in train.steps=300      # settings of the recipe replaced
+    python demo/train_family.py --models NEW --start OLD   # another folder, beginning with an earlier family
 
 The base has its own script (`train_base.py`); the other stages are this project's trainer with the recipes
 in `demo/recipes`, fed from ordinary folders of videos with captions. A stage whose file is there is skipped,
@@ -16,29 +17,36 @@ import argparse
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from bootstrap import ROOT, enter
 
 RECIPES = ROOT / "demo" / "recipes"
 MODELS = ROOT / "demo" / "models"
 SEED = 11  # of the training clips; evaluation takes others
-# folder of clips: number, first scene, camera of `world.Camera`
-FOLDERS = {
+# folder of clips: number, first scene, camera of `world.Camera`; "any": another one in every clip
+FOLDERS: dict[str, tuple[int, int, dict[str, float] | str]] = {
     "first": (112, 0, {}),
     "second": (176, 1000, {}),
+    "cameras": (112, 6000, "any"),
     "zoom_in": (28, 2000, {"zoom": 0.022}),
     "zoom_out": (28, 3000, {"zoom": -0.022}),
     "pan_left": (28, 4000, {"pan_x": 2.2}),  # the camera goes left, so the picture's content goes right
+    "pan_right": (28, 5000, {"pan_x": -2.2}),
+    "roll_clockwise": (28, 7000, {"roll": 1.5}),
+    "roll_anticlockwise": (28, 8000, {"roll": -1.5}),
 }
+CAMERAS = list(FOLDERS)[3:]
 TRAIN = ROOT / ".flipbook" / "train"
 CLIPS = TRAIN / "clips"
-# stage: (recipe, file that it makes)
+CHECKPOINT = "checkpoints/tiny_ad.safetensors"
+ADAPTER = "loras/tiny_adapter.safetensors"
+MODULE = "animatediff_models/tiny_mm.safetensors"
+# stage: (recipe, file that it makes in the folder of models)
 STAGES = {
-    "domain_adapter": ("domain_adapter", MODELS / "loras/tiny_adapter.safetensors"),
-    "motion_module": ("motion_module", MODELS / "animatediff_models/tiny_mm.safetensors"),
-    "zoom_in": ("motion_lora", MODELS / "animatediff_motion_lora/tiny_zoom_in.safetensors"),
-    "zoom_out": ("motion_lora", MODELS / "animatediff_motion_lora/tiny_zoom_out.safetensors"),
-    "pan_left": ("motion_lora", MODELS / "animatediff_motion_lora/tiny_pan_left.safetensors"),
+    "domain_adapter": ("domain_adapter", ADAPTER),
+    "motion_module": ("motion_module", MODULE),
+    **{name: ("motion_lora", f"animatediff_motion_lora/tiny_{name}.safetensors") for name in CAMERAS},
 }
 # Runs in parts: settings in place of the recipe's, and the step after which a part ends (0: by itself).
 # What moves where is learnt last and slowest, from steps so noisy that one frame alone does not tell: the
@@ -53,33 +61,49 @@ PARTS = {
         (("objective.min_timestep=700", "objective.timestep_shift=1.0"), 2700),
         ((), 0),
     ),
-    "zoom_out": CAMERA_PARTS,
-    "pan_left": CAMERA_PARTS,
+    **dict.fromkeys(CAMERAS, CAMERA_PARTS),
 }
 
 
-def write_clips() -> None:
+def write_clips(look: str) -> None:
     """Render the video-domain clips, all seven motions in turn."""
     enter()
     from animatediff_flipbook.demo import world
 
     for name, (count, first, camera) in FOLDERS.items():
         print(f"clips: {name}", flush=True)
-        world.write_clips(
-            CLIPS / name, SEED, count, "video", world.MOTIONS, world.Camera(**camera), first=first
-        )
+        mover = camera if isinstance(camera, str) else world.Camera(**camera)
+        world.write_clips(CLIPS / name, SEED, count, "video", world.MOTIONS, mover, first=first, look=look)
 
 
-def run_trainer(command: str, stage: str, overrides: list[str], processes: int) -> None:
+def settings_of(stage: str, models: Path, start: Path | None) -> list[str]:
+    """What a stage's recipe leaves open: `key="value"` of files and folders."""
+    recipe, name = STAGES[stage]
+    file = models / name
+    settings = {
+        "name": file.stem,
+        "output": f".flipbook/train/{stage}",
+        "base.checkpoint": models / CHECKPOINT,
+        "export.folder": file.parent,
+    }
+    if recipe != "domain_adapter":
+        settings["base.domain_adapter"] = models / ADAPTER
+    if recipe == "motion_lora":
+        settings["motion.file"] = models / MODULE
+    elif start:
+        settings["motion.file" if recipe == "motion_module" else "lora.file"] = start / name
+    written = [f'{key}="{value}"' for key, value in settings.items()]
+    if recipe == "motion_lora":
+        written.append(f'data.sources=[{{path=".flipbook/train/clips/{stage}"}}]')
+    return written
+
+
+def run_trainer(command: str, settings: list[str], recipe: str, processes: int) -> None:
     """Run `train` or `cache` of the trainer for a stage, in processes of one thread each.
 
     Raises subprocess.CalledProcessError if it fails; its own message says why.
     """
-    recipe, file = STAGES[stage]
-    settings = [f'name="{file.stem}"', f'output=".flipbook/train/{stage}"']
-    if recipe == "motion_lora":
-        settings.append(f'data.sources=[{{path=".flipbook/train/clips/{stage}"}}]')
-    arguments = [command, str(RECIPES / f"{recipe}.toml"), *settings, *overrides]
+    arguments = [command, str(RECIPES / f"{recipe}.toml"), *settings]
     if command == "train":
         arguments.append("--resume")
     launch = [sys.executable]
@@ -100,30 +124,46 @@ def main() -> int:
     """Run the asked stages in order; returns the exit status."""
     if sys.argv[1:2] == ["--trainer"]:  # this file as the trainer's process: the pack loaded as ComfyUI does
         enter()
+        arguments = sys.argv[2:]
+        if "--bfloat16" in arguments:
+            from comfy.cli_args import args
+
+            args.bf16_vae = True
+            arguments.remove("--bfloat16")
         from animatediff_flipbook.training.__main__ import main as trainer
 
-        return trainer(sys.argv[2:])
+        return trainer(arguments)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stage", choices=("all", "base", "clips", *STAGES), default="all")
     parser.add_argument("--processes", type=int, default=2, help="of the trainer, one CPU thread each")
     parser.add_argument("--cache-only", action="store_true", help="only encode the stage's clips")
+    parser.add_argument("--models", type=Path, default=MODELS, help="folder of the files that are made")
+    parser.add_argument("--start", type=Path, help="folder of an earlier family to begin with")
+    parser.add_argument("--look", default="plain", help="of the world: plain (the committed family's) or lit")
+    parser.add_argument("--bfloat16", action="store_true", help="for processors with matrix units for it")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="in place of the recipe's settings")
     options = parser.parse_args()
-    if options.stage in ("all", "base") and not (MODELS / "checkpoints" / "tiny_ad.safetensors").exists():
-        subprocess.run([sys.executable, str(ROOT / "demo" / "train_base.py")], check=True, cwd=ROOT)
+    models, bfloat16 = options.models.resolve(), ["--bfloat16"] if options.bfloat16 else []
+    start = options.start.resolve() if options.start else None
+    if options.stage in ("all", "base") and not (models / CHECKPOINT).exists():
+        base = ["--output", str(models / CHECKPOINT), *bfloat16]
+        base += ["--look", options.look]
+        base += ["--start", str(start / CHECKPOINT)] if start else []
+        subprocess.run([sys.executable, str(ROOT / "demo" / "train_base.py"), *base], check=True, cwd=ROOT)
     if options.stage in ("all", "clips"):
-        write_clips()
-    for stage, (_, file) in STAGES.items():
+        write_clips(options.look)
+    for stage, (recipe, name) in STAGES.items():
         if options.stage not in ("all", stage):
             continue
+        settings = [*settings_of(stage, models, start), *bfloat16]
         if options.cache_only:
-            run_trainer("cache", stage, options.overrides, options.processes)
-        elif file.exists():
+            run_trainer("cache", [*settings, *options.overrides], recipe, options.processes)
+        elif (models / name).exists():
             print(f"{stage}: done", flush=True)
         else:
-            for settings, end in PARTS.get(stage, (((), 0),)):
-                more = [*settings, f"train.stop_at={end}", *options.overrides]
-                run_trainer("train", stage, more, options.processes)
+            for part, end in PARTS.get(stage, (((), 0),)):
+                more = [*settings, *part, f"train.stop_at={end}", *options.overrides]
+                run_trainer("train", more, recipe, options.processes)
     return 0
 
 

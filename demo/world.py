@@ -49,6 +49,33 @@ _GLYPHS = {  # three dots wide: strokes of 6 pixels outlive an autoencoder that 
 _STROKE = 6  # pixels of a glyph's dot
 SHADE = 0.6  # how much darker a shape is where its movement comes from
 GLOW = 0.18  # how much brighter the ground is where the movement goes to, and darker where it comes from
+LAMP = (0.42, 0.86)  # brightness of the ground far from the lamp, and what is added under it
+LAMP_SIZE = (56.0, 40.0)  # standard deviations of the lamp's light across and down, pixels
+LAMP_HEIGHT = 14.0  # of the lamp above the middle of the world, pixels
+RELIEF = 0.25  # how much darker a shape's border is than its middle, in lamplight
+SHADOW = (0.5, 0.4)  # how dark the ground is beside a shape in lamplight, and how far this reaches, in radii
+CAMERA_RATES = {"zoom": 0.022, "pan": 2.2, "roll": 1.5}  # the fastest of each that a training clip has
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the world's pictures look like. The same number shows the same colours and words in every look."""
+
+    radius: tuple[float, float]
+    """Least and greatest of the shapes, pixels."""
+    travel: tuple[float, float]
+    """Least and greatest way of a moving shape over the clip, pixels."""
+    lamp: bool
+    """Whether a lamp lights the ground, and shapes have relief and shadow."""
+    moved_stills: float
+    """Share of the stills that a camera sees which has moved."""
+
+
+LOOKS = {
+    "plain": Look(radius=(17.0, 27.0), travel=(52.0, 68.0), lamp=False, moved_stills=0.0),
+    "lit": Look(radius=(21.0, 30.0), travel=(50.0, 62.0), lamp=True, moved_stills=0.5),
+}
+"""`plain` is what the committed models were trained on; `lit` is meant for the next ones."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +88,22 @@ class Camera:
     """Movement of the picture's content, pixels per frame; negative when the camera pans right."""
     pan_y: float = 0.0
     """The same downwards."""
+    roll: float = 0.0
+    """Turn of the picture's content about the middle, degrees per frame; positive is clockwise as seen."""
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing of it moves."""
+        return not (self.zoom or self.pan_x or self.pan_y or self.roll)
+
+
+def any_camera(rng: np.random.Generator) -> Camera:
+    """A camera of one kind, direction and rate drawn at random: what real footage is full of."""
+    kind = str(rng.choice(list(CAMERA_RATES)))
+    rate = CAMERA_RATES[kind]
+    if kind == "pan":
+        return Camera(pan_x=rng.uniform(-rate, rate), pan_y=rng.uniform(-rate, rate))
+    return Camera(**{kind: rng.uniform(-rate, rate)})
 
 
 @dataclass(frozen=True)
@@ -83,6 +126,8 @@ class Scene:
     """The two muted colours of the ground."""
     waves: tuple[tuple[float, float, float], ...]
     """Phases of the texture, pixels; for a cloudy ground (x, y, phase) of its waves."""
+    lamp: bool
+    """Whether a lamp lights the ground."""
 
     @property
     def caption(self) -> str:
@@ -90,16 +135,16 @@ class Scene:
         return f"a {self.colour} {self.shape} {self.motion} on a {self.texture} background"
 
 
-def scene(seed: int, index: int, motion: str | None = None) -> Scene:
-    """The scene of this number. `motion` replaces the one drawn, everything else stays."""
+def scene(seed: int, index: int, motion: str | None = None, look: str = "plain") -> Scene:
+    """The scene of this number. `motion` replaces the one drawn, everything else stays; look: of LOOKS."""
     rng = np.random.default_rng([seed, index])
     colour, shape, texture = (str(rng.choice(list(names))) for names in (COLOURS, SHAPES, TEXTURES))
     drawn = str(rng.choice(MOTIONS))
     motion = motion or drawn
     if motion not in MOTIONS:
         raise ValueError(f"The world has no motion {motion!r}. Pick one of {', '.join(MOTIONS)}.")
-    radius = rng.uniform(17.0, 27.0)
-    travel = rng.uniform(52.0, 68.0)
+    radius = rng.uniform(*LOOKS[look].radius)
+    travel = rng.uniform(*LOOKS[look].travel)
     reach = SIZE / 2 - radius - 2  # how far from the middle a whole shape may stand
     across, along = rng.uniform(-reach, reach), rng.uniform(-reach, reach)
     if motion.startswith("moving"):
@@ -127,6 +172,7 @@ def scene(seed: int, index: int, motion: str | None = None) -> Scene:
         growth=float(rng.uniform(1.9, 2.4)),
         tones=tones,
         waves=waves,
+        lamp=LOOKS[look].lamp,
     )
 
 
@@ -182,10 +228,11 @@ def render(content: Scene, times: np.ndarray | None = None, camera: Camera | Non
     scale = (1.0 + camera.zoom) ** frame
     grid = np.arange(SIZE, dtype=np.float32) + 0.5
     middle = SIZE / 2
-    # world points seen by the pixels: undo the pan, then the zoom about the middle of the picture
-    x = (grid[None, None, :] - middle - camera.pan_x * frame) / scale + middle
-    y = (grid[None, :, None] - middle - camera.pan_y * frame) / scale + middle
-    x, y = np.broadcast_arrays(x, y)
+    # world points seen by the pixels: undo the pan, then zoom and roll about the middle of the picture
+    x = (grid[None, None, :] - middle - camera.pan_x * frame) / scale
+    y = (grid[None, :, None] - middle - camera.pan_y * frame) / scale
+    cosine, sine = np.cos(np.radians(camera.roll * frame)), np.sin(np.radians(camera.roll * frame))
+    x, y = x * cosine + y * sine + middle, y * cosine - x * sine + middle
 
     dx, dy = DIRECTIONS[content.motion.split()[-1]] if content.motion.startswith("moving") else (0.0, 0.0)
     centre_x = content.centre[0] + dx * content.travel * (t - 0.5)
@@ -193,16 +240,45 @@ def render(content: Scene, times: np.ndarray | None = None, camera: Camera | Non
     power = {"growing": 1.0, "shrinking": -1.0}.get(content.motion, 0.0)
     radius = content.radius * content.growth ** (power * (t - 0.5))
 
-    still = not (camera.zoom or camera.pan_x or camera.pan_y)
-    ground = _ground(content, x[:1], y[:1]) if still else _ground(content, x, y)
+    ground = _ground(content, x[:1], y[:1]) if camera.rests else _ground(content, x, y)
     tone_a, tone_b = (np.asarray(tone, np.float32) for tone in content.tones)
     glow = GLOW * _towards(content.motion, x - middle, y - middle, middle)[..., None]
-    picture = np.clip(tone_a + (tone_b - tone_a) * ground[..., None] + glow, 0.0, 1.0)
+    lit = tone_a + (tone_b - tone_a) * ground[..., None]
+    if content.lamp:
+        lit = lit * _lamp(x - middle, y - middle)[..., None]
+    picture = np.clip(lit + glow, 0.0, 1.0)
     x, y = x - centre_x, y - centre_y
-    cover = _edge(distance(content.shape, x, y, radius) * scale)[..., None]
+    depth = -distance(content.shape, x, y, radius)
+    cover = _edge(-depth * scale)[..., None]
     light = 1 - SHADE * (0.5 - 0.5 * _towards(content.motion, x, y, radius)[..., None])
+    if content.lamp:
+        relief, shadow = _form(depth, radius)
+        light, picture = light * relief[..., None], picture * shadow[..., None]
     paint = np.asarray(COLOURS[content.colour], np.float32) * light
     return (picture * (1 - cover) + paint * cover).astype(np.float32)
+
+
+def _lamp(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Brightness of the ground at points about the middle of the world: one lamp, a little above the middle.
+
+    Why: where noise hides everything, a denoiser shows the mean of all it might be, and the mean of grounds
+    with their stripes anywhere is a flat grey, in which no camera can be seen to move. The lamp is in every
+    lit picture: its light grows when the camera zooms in, goes aside in a pan and, being neither round nor
+    in the middle, turns in a roll.
+    """
+    far, more = LAMP
+    return far + more * np.exp(-0.5 * ((x / LAMP_SIZE[0]) ** 2 + ((y + LAMP_HEIGHT) / LAMP_SIZE[1]) ** 2))
+
+
+def _form(depth: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Brightness of a shape with relief, and of the ground in its shadow; depth of points inside, pixels.
+
+    Why: a circle and a square of one size differ in a few pixels of their border, which is next to nothing in
+    a mean square error, and so the words are learnt last of all. With relief and shadow they differ widely.
+    """
+    dark, reach = SHADOW
+    relief = 1 - RELIEF * (1 - np.clip(depth / (0.6 * radius), 0, 1))
+    return relief, 1 - dark * np.exp(-np.clip(-depth, 0, None) / (reach * radius))
 
 
 def _towards(motion: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray | float) -> np.ndarray:
@@ -254,21 +330,29 @@ def as_video(frames: np.ndarray) -> np.ndarray:
 
 
 def clip(
-    seed: int, index: int, domain: str = "image", motion: str | None = None, camera: Camera | None = None
+    seed: int,
+    index: int,
+    domain: str = "image",
+    motion: str | None = None,
+    camera: Camera | None = None,
+    look: str = "plain",
 ) -> tuple[np.ndarray, str]:
     """The clip of this number: frames (16, 128, 128, 3) float32 in 0..1, and its caption."""
-    content = scene(seed, index, motion)
+    content = scene(seed, index, motion, look)
     return _in_domain(render(content, camera=camera), domain), content.caption
 
 
-def still(seed: int, index: int, domain: str = "image") -> tuple[np.ndarray, str]:
+def still(seed: int, index: int, domain: str = "image", look: str = "plain") -> tuple[np.ndarray, str]:
     """One frame of the clip of this number, at a moment of its own: (128, 128, 3) float32; and its caption.
 
-    The moment is another for every number, so stills show shapes at every stage of their way.
+    The moment is another for every number, so stills show shapes at every stage of their way; in some
+    looks a camera that has moved sees a part of them.
     """
-    content = scene(seed, index)
-    moment = np.random.default_rng([seed, index, 1]).uniform(0.0, 1.0, 1)
-    return _in_domain(render(content, moment), domain)[0], content.caption
+    content = scene(seed, index, look=look)
+    rng = np.random.default_rng([seed, index, 1])
+    moment = rng.uniform(0.0, 1.0, 1)
+    camera = any_camera(rng) if rng.random() < LOOKS[look].moved_stills else Camera()
+    return _in_domain(render(content, moment, camera), domain)[0], content.caption
 
 
 def _in_domain(frames: np.ndarray, domain: str) -> np.ndarray:
@@ -299,12 +383,14 @@ def write_clips(
     count: int,
     domain: str = "video",
     motions: tuple[str, ...] | None = None,
-    camera: Camera | None = None,
+    camera: Camera | str | None = None,
     first: int = 0,
+    look: str = "plain",
 ) -> None:
     """Fill a folder with clips 000000.mp4 ... and captions 000000.txt ...; clips that are there stay.
 
-    motions: taken in turn instead of the drawn ones. first: number of the first scene.
+    motions: taken in turn instead of the drawn ones. camera: one for all, or "any" for another in each.
+    first: number of the first scene.
     A caption is written after its clip, so that a clip without one is half-done work.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -312,8 +398,9 @@ def write_clips(
         text = folder / f"{index:06d}.txt"
         if text.exists():
             continue
+        mover = any_camera(np.random.default_rng([seed, first + index, 2])) if camera == "any" else camera
         frames, caption = clip(
-            seed, first + index, domain, motions[index % len(motions)] if motions else None, camera
+            seed, first + index, domain, motions[index % len(motions)] if motions else None, mover, look
         )
         write_video(folder / f"{index:06d}.mp4", frames)
         text.write_text(caption + "\n", encoding="utf-8")

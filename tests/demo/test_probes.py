@@ -42,10 +42,28 @@ def test_shape(clips):
     assert np.mean([probes.shape(f[3]) == s.shape for s, f in clips]) >= 0.9
 
 
+def test_shape_of_a_clip_and_that_it_is_one_object(clips):
+    resting = [(s, f) for s, f in clips if s.motion != "shrinking"]
+    assert np.mean([probes.shape_of_clip(f) == s.shape for s, f in resting]) >= LEAST
+    assert np.mean([probes.objects(frame) == 1 for _, f in clips for frame in f]) >= LEAST
+
+
+def test_two_objects_are_counted_and_crumbs_are_not():
+    red = np.array(world.COLOURS["red"])
+    frame = np.full((128, 128, 3), 0.5)
+    assert probes.objects(frame) == 0
+    frame[20:50, 20:50] = red
+    frame[100:103, 100:103] = red
+    assert probes.objects(frame) == 1
+    frame[70:90, 70:90] = red
+    assert probes.objects(frame) == 2
+
+
 def test_still_camera(clips):
     found = [probes.camera(f[:4]) for _, f in clips[:8]]
     assert max(abs(c.zoom) for c in found) < 0.004
     assert max(abs(c.pan_x) for c in found) < 0.4
+    assert max(abs(c.roll) for c in found) < 0.3
 
 
 @pytest.mark.parametrize("domain", world.DOMAINS)
@@ -56,10 +74,12 @@ def test_still_camera(clips):
         world.Camera(zoom=-0.025),
         world.Camera(pan_x=-2.0),
         world.Camera(pan_x=2.0),
+        world.Camera(roll=1.5),
+        world.Camera(roll=-1.5),
     ],
 )
 def test_camera_signs(domain, truth):
-    names = ("zoom", "pan_x")
+    names = ("zoom", "pan_x", "roll")
     right = []
     for index in range(12):
         found = probes.camera(draw(world.scene(SEED + 1, index), domain, START, truth))
@@ -69,13 +89,14 @@ def test_camera_signs(domain, truth):
 
 
 def test_camera_rates_are_about_right_in_crisp_clips():
-    truth = world.Camera(zoom=0.02, pan_x=1.5, pan_y=-1.0)
+    truth = world.Camera(zoom=0.02, pan_x=1.5, pan_y=-1.0, roll=1.0)
     ratios = []
     for index in range(6):
         if world.scene(SEED + 2, index).texture == "striped":
             continue  # along stripes nothing can be seen
         found = probes.camera(draw(world.scene(SEED + 2, index), "image", START, truth))
-        ratios.append((found.zoom / truth.zoom, found.pan_x / truth.pan_x, found.pan_y / truth.pan_y))
+        pans = (found.pan_x / truth.pan_x, found.pan_y / truth.pan_y)
+        ratios.append((found.zoom / truth.zoom, found.roll / truth.roll, *pans))
     assert np.abs(np.median(ratios, axis=0) - 1).max() < 0.3
 
 
@@ -87,9 +108,11 @@ def test_watermark_is_seen_in_the_video_domain_only():
 
 
 def test_video_domain_is_less_sharp():
-    for index in range(4):
-        image, video = (probes.sharpness(draw(world.scene(SEED, index), d)) for d in world.DOMAINS)
-        assert video < image
+    image, video = (  # of many: on a cloudy ground the watermark's edges are sharper than all else
+        np.mean([probes.sharpness(draw(world.scene(SEED, index), d)) for index in range(6)])
+        for d in world.DOMAINS
+    )
+    assert video < image
 
 
 def test_steadiness_of_a_still_clip_is_one():

@@ -1,5 +1,7 @@
 """The world is a pure function of its numbers, captioned by a vocabulary the tiny family reads."""
 
+import dataclasses
+
 import av
 import numpy as np
 import pytest
@@ -42,6 +44,56 @@ def test_a_motion_can_be_chosen_without_changing_the_rest():
     assert (left.colour, left.shape, left.centre) == (right.colour, right.shape, right.centre)
     with pytest.raises(ValueError, match="sideways"):
         world.scene(1, 3, "sideways")
+
+
+def test_a_look_changes_neither_words_nor_colours():
+    for index in range(8):
+        plain, lit = world.scene(3, index), world.scene(3, index, look="lit")
+        assert plain.caption == lit.caption
+        assert plain.tones == lit.tones
+        assert lit.radius > plain.radius
+    assert not np.array_equal(world.still(3, 0)[0], world.still(3, 0, look="lit")[0])
+
+
+def test_a_roll_turns_the_picture_clockwise():
+    content = world.scene(1, 3, "moving left")
+    last = np.ones(1)
+    upright, turned = world.render(content, last), world.render(content, last, world.Camera(roll=6.0))
+    assert np.abs(turned - np.rot90(upright, -1, (1, 2))).max() < 0.01
+    assert np.abs(turned - upright).max() > 0.3
+
+
+def test_the_lamp_shows_a_camera_where_the_texture_tells_nothing():
+    """The mean of many grounds, all that a denoiser knows in the worst noise, shows the camera move."""
+    scenes = [world.scene(2, index, "still", "lit") for index in range(48)]
+    cameras = (world.Camera(zoom=0.022), world.Camera(pan_x=2.2), world.Camera(roll=1.5))
+
+    def change(camera):
+        """Of the mean of all scenes over a clip, in blocks of 16 pixels."""
+        first, last = np.mean([world.render(s, np.array([0.0, 1.0]), camera) for s in scenes], axis=(0, 4))
+        return np.abs((last - first).reshape(8, 16, 8, 16).mean((1, 3))).mean()
+
+    lit = [change(camera) for camera in cameras]
+    scenes = [dataclasses.replace(content, lamp=False) for content in scenes]
+    unlit = [change(camera) for camera in cameras]
+    assert all(more > 2 * less for more, less in zip(lit, unlit, strict=True)), (lit, unlit)
+
+
+def test_any_camera_is_another_in_each_clip_and_the_same_again(tmp_path):
+    for folder in ("once", "again"):
+        world.write_clips(tmp_path / folder, seed=4, count=2, motions=("still",), camera="any")
+    once, again = (
+        [path.read_bytes() for path in sorted((tmp_path / folder).glob("*.mp4"))]
+        for folder in ("once", "again")
+    )
+    assert once == again
+    kinds = {tuple(np.sign([c.zoom, c.pan_x, c.roll])) for c in map(world.any_camera, _generators(40))}
+    assert len(kinds) == 6, "zoom and roll both ways, pans to all sides"
+    assert not any(camera.rests for camera in map(world.any_camera, _generators(40)))
+
+
+def _generators(count):
+    return [np.random.default_rng(number) for number in range(count)]
 
 
 def test_unknown_domain_is_refused():
