@@ -440,6 +440,7 @@ def inside_groups(workflow: dict) -> set[tuple[int, int]]:
     return inside
 
 
+@pytest.mark.slow  # a minute; each of them is also queued there by runs_every
 def test_page_draws_them_as_elements_too(page):
     """The other node renderer, where the page has one: all nodes are there, and nothing is complained of."""
     page.draw_nodes_as_elements(True)
