@@ -745,28 +745,25 @@ def command_paths(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def run_script(script: str, options: argparse.Namespace, rest: list[str], extras: bool = False) -> int:
+    paths = prepare(options, extras=extras)
+    return run_here([paths["python"], str(ROOT / script), "--comfyui", paths["comfyui"], *rest])
+
+
 def command_demo(options: argparse.Namespace, rest: list[str]) -> int:
-    paths = prepare(options, extras=False)
-    demo = str(ROOT / "demo" / "demo.py")
-    return run_here([paths["python"], demo, "--comfyui", paths["comfyui"], *rest])
+    return run_script("demo/demo.py", options, rest)
 
 
 def command_evaluate(options: argparse.Namespace, rest: list[str]) -> int:
-    paths = prepare(options, extras=False)
-    script = str(ROOT / "demo" / "evaluate.py")
-    return run_here([paths["python"], script, "--comfyui", paths["comfyui"], *rest])
+    return run_script("demo/evaluate.py", options, rest)
 
 
 def command_bench(options: argparse.Namespace, rest: list[str]) -> int:
-    paths = prepare(options, extras=True)
-    script = str(ROOT / "bench" / "bench.py")
-    return run_here([paths["python"], script, "--comfyui", paths["comfyui"], *rest])
+    return run_script("bench/bench.py", options, rest, extras=True)
 
 
 def command_experiments(options: argparse.Namespace, rest: list[str]) -> int:
-    paths = prepare(options, extras=True)
-    script = str(ROOT / "experiments" / "experiments.py")
-    return run_here([paths["python"], script, "--comfyui", paths["comfyui"], *rest])
+    return run_script("experiments/experiments.py", options, rest, extras=True)
 
 
 def command_test(options: argparse.Namespace, rest: list[str]) -> int:

@@ -5,39 +5,9 @@ import pytest
 import torch
 from animatediff_flipbook.motion_core.module.unet import unet_slots
 from animatediff_flipbook.tests.support import golden_unet, small_unet
+from animatediff_flipbook.tests.support_full_size import SD15, SDXL
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-COMMON = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "use_spatial_transformer": True,
-    "legacy": False,
-    "operations": comfy.ops.disable_weight_init,
-    "device": "meta",
-}
-SD15 = {
-    "num_res_blocks": [2, 2, 2, 2],
-    "channel_mult": [1, 2, 4, 4],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    "transformer_depth_middle": 1,
-    "context_dim": 768,
-    "num_heads": 8,
-}
-SDXL = {
-    "num_res_blocks": [2, 2, 2],
-    "channel_mult": [1, 2, 4],
-    "transformer_depth": [0, 0, 2, 2, 10, 10],
-    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-    "transformer_depth_middle": 10,
-    "context_dim": 2048,
-    "num_head_channels": 64,
-    "use_linear_in_transformer": True,
-    "adm_in_channels": 2816,
-    "num_classes": "sequential",
-}
 # name, block, width, behind a transformer
 SD15_SLOTS = [
     ("down_blocks.0.motion_modules.0", "input_blocks.1", 320, True),
@@ -83,7 +53,7 @@ SDXL_SLOTS = [
 
 
 def full_size(config):
-    return UNetModel(**{**COMMON, **config})
+    return UNetModel(**config, operations=comfy.ops.disable_weight_init, device="meta")
 
 
 @pytest.mark.parametrize(
