@@ -167,19 +167,29 @@ def _fill(
     loaded = 0
     for layer, parts in _by_layer(file, fused_qkv).items():
         wanted = {key: name for name, key in parts.items()}
-        tensors: dict[str, list[torch.Tensor]] = defaultdict(list)
+        state, places = _storage(file, parts, dtype)
         for key, tensor in file.source.read(wanted):
-            parameter = wanted[key].rsplit(".", 1)[1]
-            converted = computable(tensor).to(dtype=dtype, copy=True)
-            if scale := scales.get(wanted[key]):
-                converted = (tensor.float() * scale).to(dtype)
+            scale = scales.get(wanted[key])
+            converted = places[key].copy_(tensor.float() * scale if scale else computable(tensor))
             require_finite(file.source.name, key, tensor, converted)
-            tensors[parameter].append(converted)
             loaded += tensor.numel()
-        state = {name: torch.cat(many) if len(many) > 1 else many[0] for name, many in tensors.items()}
         model.get_submodule(layer).load_state_dict(state, strict=True, assign=True)
         if progress is not None:
             progress(loaded)
+
+
+def _storage(file: MotionFile, parts: Mapping[str, str], dtype: torch.dtype) -> tuple[dict, dict]:
+    """Memory for a layer's weights, and the part of it that each key fills: q, k and v that are one weight
+    are read into its thirds, not joined by a second copy."""
+    keys = defaultdict(list)  # by parameter
+    for name, key in parts.items():
+        keys[name.rsplit(".", 1)[1]].append(key)
+    state, places = {}, {}
+    for parameter, joined in keys.items():
+        rows = [file.source.shapes[key][0] for key in joined]
+        state[parameter] = torch.empty(sum(rows), *file.source.shapes[joined[0]][1:], dtype=dtype)
+        places |= zip(joined, state[parameter].split(rows), strict=True)
+    return state, places
 
 
 def motion_state_dict(model: MotionModel) -> dict[str, torch.Tensor]:
