@@ -62,6 +62,11 @@ class MotionFile:
         """Number of weights, position tables not counted."""
         return sum(torch.Size(self.source.shapes[key]).numel() for key in self.keys.values())
 
+    @property
+    def oddities(self) -> tuple[str, ...]:
+        """The notes on the file itself, without those on what to connect in a graph."""
+        return tuple(note for note in self.notes if note not in NOTES.values())
+
 
 def open_motion_module(
     path: str | os.PathLike, *, unet_groupnorm: str | None = None, kind: str = "motion_module"
@@ -255,6 +260,7 @@ def save_motion_module(
     metadata: Mapping[str, str] | None = None,
     *,
     dtype: torch.dtype | None = None,
+    controls: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write a motion module that this pack and the field's other tools read.
 
@@ -262,10 +268,12 @@ def save_motion_module(
         path: ``.safetensors``; or ``.ckpt`` for the original repository, which reads nothing else.
         metadata: facts beyond the model's own configuration.
         dtype: type of the weights in the file; by default the model's. Position tables stay fp32.
+        controls: weights of parts that steer by a picture and were taken off the model.
     """
+    weights = {**motion_state_dict(model), **control_state_dict(model), **(controls or {})}
     state = {
         key: tensor if key.endswith(".pe") or dtype is None else tensor.to(dtype)
-        for key, tensor in {**motion_state_dict(model), **control_state_dict(model)}.items()
+        for key, tensor in weights.items()
     }
     save_tensors(path, state, {**(metadata or {}), **config_metadata(model.config)})
 

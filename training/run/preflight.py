@@ -6,8 +6,10 @@ import os
 import secrets
 from pathlib import Path
 
+from ...motion_core.files.lora import LoraFile, read_lora
 from ...motion_core.files.recognise import KINDS, recognise
 from ...motion_core.files.tensor_file import TensorFile
+from ...motion_core.files.words import shown
 from ..config import RunConfig
 from .optimizing import find_optimizer
 
@@ -28,7 +30,19 @@ def check_files(config: RunConfig, is_loaded: bool = False) -> None:
     ):
         if path and not (is_loaded and key in ("base.checkpoint", "motion.file")):
             _check_kind(key, Path(path), kinds)
+            if key == "lora.file":
+                _check_whole(key, read_lora(path))
     find_optimizer(config.optimizer.name)
+
+
+def _check_whole(key: str, file: LoraFile) -> None:
+    """A LoRA to start from goes into the exported file with all that it holds."""
+    if file.ignored:
+        raise ValueError(
+            f"{key}: {file.name} holds {len(file.ignored)} tensors that are no factors of a LoRA, such as "
+            f"{shown(file.ignored[0])}, and training would lose them. Start from a plain LoRA; the command "
+            "`convert` writes the factors alone."
+        )
 
 
 def check_folders(config: RunConfig) -> None:
