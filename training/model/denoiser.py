@@ -23,6 +23,7 @@ from ...motion_core.files.lora import read_lora
 from ...motion_core.module.config import MotionModuleConfig
 from ...motion_core.module.injection import check_fit, inserted
 from ...motion_core.module.model import MotionCall, MotionModel
+from ...motion_core.module.positions import too_many_frames
 from ...motion_core.module.unet import unet_slots
 from ..config import MotionConfig, RunConfig
 from .adapters import LoraSet, add_domain_adapter, add_motion_lora, merge_domain_adapter
@@ -200,13 +201,21 @@ def _motion_model(config: RunConfig, base: BaseModel) -> tuple[MotionModel, Kept
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             motion = MotionModel(layout, fused_qkv=False)
-    if config.data.frames > motion.config.pe_length:
-        raise ValueError(
-            f"data.frames = {config.data.frames}, but the motion module knows positions for "
-            f"{motion.config.pe_length}. "
-            "Raise motion.pe_length (a fresh module), or take fewer frames."
-        )
+    require_positions(config, motion.config.pe_length)
     return motion.train(False), Kept(licence, take_control_parts(motion))
+
+
+def require_positions(config: RunConfig, known: int) -> None:
+    """Refuse clips longer than a motion module's position table.
+
+    Raises:
+        ValueError: says how many frames there may be.
+    """
+    frames = config.data.frames
+    if frames > known:
+        fix = f"Train on fewer frames: data.frames (in a node, `frames`) of {known} or less"
+        fix += ", or a longer table: motion.pe_length." if not config.motion.file else "."
+        raise too_many_frames("The motion module", frames, known, fix, "in one clip (data.frames)")
 
 
 def _tell_of_parts(kept: Kept, file: str) -> None:

@@ -6,11 +6,14 @@ import os
 import secrets
 from pathlib import Path
 
+from ...motion_core.files.checkpoint import open_motion_module
 from ...motion_core.files.lora import LoraFile, read_lora
 from ...motion_core.files.recognise import KINDS, recognise
 from ...motion_core.files.tensor_file import TensorFile
 from ...motion_core.files.words import shown
-from ..config import RunConfig
+from ...motion_core.module.config import GENERATIONS
+from ..config import MotionConfig, RunConfig
+from ..model.denoiser import require_positions
 from .optimizing import find_optimizer
 
 
@@ -32,7 +35,16 @@ def check_files(config: RunConfig, is_loaded: bool = False) -> None:
             _check_kind(key, Path(path), kinds)
             if key == "lora.file":
                 _check_whole(key, read_lora(path))
+    if config.stage != "domain_adapter" and not (is_loaded and config.motion.file):
+        require_positions(config, _positions(config.motion))
     find_optimizer(config.optimizer.name)
+
+
+def _positions(settings: MotionConfig) -> int:
+    """Rows of the position table that the motion module has, or will have."""
+    if settings.file:
+        return open_motion_module(settings.file).config.pe_length
+    return settings.pe_length or GENERATIONS[settings.generation].pe_length
 
 
 def _check_whole(key: str, file: LoraFile) -> None:
