@@ -608,7 +608,7 @@ def test_page_says_where_to_get_missing_models(page, without_models, name):
     }
     page.reload()
     page.open(workflow)
-    found = page.missing_models()
+    found = page.missing_models(len(wanted))
     assert {key: url.replace("/blob/", "/resolve/") for key, url in found.items()} == wanted
     page.close_dialogs()
 

@@ -58,7 +58,34 @@ def test_a_graph_comes_back_converted_with_a_report():
 def test_types_that_can_be_converted_are_chosen():
     asked = ["KSampler", "ADE_EmptyLatentImageLarge", "AnimateDiffSampler", "NobodyKnowsThisNode"]
     ((status, answer),) = send(CONVERTIBLE, json.dumps({"types": asked}).encode())
-    assert (status, answer) == (200, {"types": ["ADE_EmptyLatentImageLarge", "AnimateDiffSampler"]})
+    assert status == 200
+    assert answer == {"types": ["ADE_EmptyLatentImageLarge", "AnimateDiffSampler"], "also": []}
+
+
+def test_packs_that_may_stay_are_asked_for_only_together_with_others():
+    asked = [["BatchPromptSchedule", "KSampler"], ["BatchPromptSchedule", "ADE_EmptyLatentImageLarge"]]
+    answers = send(CONVERTIBLE, *(json.dumps({"types": types}).encode() for types in asked))
+    assert [answer for _, answer in answers] == [
+        {"types": [], "also": []},
+        {"types": sorted(asked[1]), "also": ["fizznodes"]},
+    ]
+
+
+def test_what_may_be_converted_too_is_offered_and_done_when_asked():
+    graph = old_graph()
+    text = ['"0": "a cat"', 16, "", "", 0, 0, 0, 0]
+    schedule = {"id": 99, "type": "BatchPromptSchedule", "widgets_values": text, "inputs": [], "outputs": []}
+    graph["nodes"].append({**schedule, "pos": [0, 0], "properties": {}})
+    graph["last_node_id"] = 99
+    body = json.dumps(graph).encode()
+    ((_, first),) = send(CONVERT, body)
+    assert first["offers"] == [{"name": "fizznodes", "pack": "FizzNodes", "count": 1}]
+    assert "BatchPromptSchedule" in {node["type"] for node in first["graph"]["nodes"]}
+    ((_, second),) = send(f"{CONVERT}?also=fizznodes", body)
+    assert second["offers"] == []
+    assert "FlipbookPromptSchedule" in {node["type"] for node in second["graph"]["nodes"]}
+    ((status, third),) = send(f"{CONVERT}?also=nothing%20such", body)
+    assert status == 400 and "nothing such" in third["error"] and "fizznodes" in third["error"]
 
 
 @pytest.mark.parametrize(
