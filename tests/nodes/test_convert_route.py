@@ -129,7 +129,7 @@ def test_size_has_a_limit_of_our_own():
 
 
 def test_a_fault_of_the_converter_is_told(monkeypatch, caplog):
-    def fail(document):
+    def fail(document, also):
         raise KeyError("a fault of ours")
 
     monkeypatch.setattr(convert_route, "convert", fail)
@@ -141,7 +141,7 @@ def test_a_fault_of_the_converter_is_told(monkeypatch, caplog):
 def test_the_server_answers_others_meanwhile(monkeypatch):
     go_on = threading.Event()
 
-    def wait(document):
+    def wait(document, also):
         assert go_on.wait(20), "the server stood still"
         return Conversion({}, Report())
 
