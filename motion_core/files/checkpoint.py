@@ -24,7 +24,7 @@ from ..module.layers import sinusoidal_positions
 from ..module.model import MotionModel
 from .control_parts import NOTES, control_keys, load_control_parts, parts_of, split_weights
 from .conventions import configure
-from .layouts import MODULE_KEY, one_copy, read_scales
+from .layouts import MODULE_KEY, expected_weights, one_copy, read_scales
 from .recognise import KINDS, recognise
 from .tensor_file import TensorFile, save_tensors
 from .weights import computable, require_finite, require_floats
@@ -330,7 +330,7 @@ def _read_shape(
             )
     lengths = [source.shapes[key][-2] for key in tables.values()]
     shape = ModuleShape(channels, inner, blocks, attentions, ff_inner, min(lengths, default=0))
-    expected = _expected(shape)
+    expected = expected_weights(shape)
     for rest, wanted in expected.items():
         size(rest, 0)
         if source.shapes[rests[rest]] != wanted:
@@ -342,30 +342,6 @@ def _read_shape(
         if 0 in wanted:
             raise ValueError(f"{source.name}: {shown(rests[rest])} holds no weights. It is damaged.")
     return shape, set(expected), tables
-
-
-def _expected(shape: ModuleShape) -> dict[str, tuple[int, ...]]:
-    """Every weight of a module in the original layout, with its shape."""
-    c, d, ff = shape.channels, shape.inner, shape.ff_inner
-    weights: dict[str, tuple[int, ...]] = {
-        "norm.weight": (c,),
-        "norm.bias": (c,),
-        "proj_in.weight": (d, c),
-        "proj_in.bias": (d,),
-        "proj_out.weight": (c, d),
-        "proj_out.bias": (c,),
-    }
-    for block in range(shape.num_blocks):
-        path = f"transformer_blocks.{block}"
-        for attention in range(shape.num_attentions):
-            layer = f"{path}.attention_blocks.{attention}"
-            weights |= {f"{layer}.to_{part}.weight": (d, d) for part in "qkv"}
-            weights |= {f"{layer}.to_out.0.weight": (d, d), f"{layer}.to_out.0.bias": (d,)}
-            weights |= {f"{path}.norms.{attention}.{part}": (d,) for part in ("weight", "bias")}
-        weights |= {f"{path}.ff_norm.{part}": (d,) for part in ("weight", "bias")}
-        weights |= {f"{path}.ff.net.0.proj.weight": (2 * ff, d), f"{path}.ff.net.0.proj.bias": (2 * ff,)}
-        weights |= {f"{path}.ff.net.2.weight": (d, ff), f"{path}.ff.net.2.bias": (d,)}
-    return weights
 
 
 def _by_layer(file: MotionFile, fused_qkv: bool) -> dict[str, dict[str, str]]:
