@@ -214,7 +214,7 @@ def require_positions(config: RunConfig, known: int) -> None:
     frames = config.data.frames
     if frames > known:
         fix = f"Train on fewer frames: data.frames (in a node, `frames`) of {known} or less"
-        fix += ", or a longer table: motion.pe_length." if not config.motion.file else "."
+        fix += "." if config.motion.file else ", or, for a fresh module, a longer motion.pe_length."
         raise too_many_frames("The motion module", frames, known, fix, "in one clip (data.frames)")
 
 

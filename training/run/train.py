@@ -105,7 +105,7 @@ class Run:
         if self.accelerator.is_main_process:
             self._lock = lock_output(config)
         state = find_state(config, self.accelerator, resume)
-        check_files(config, loaded is not None)
+        check_files(config, loaded)
         self.parts = build_parts(config, self.accelerator, loaded, self.watcher)
         if state is not None:
             restore(self.parts, state)
