@@ -46,8 +46,7 @@ def test_a_module_keeps_the_part_that_steers_it_by_a_picture(graph, run):
 def test_longer_clips_than_the_module_has_positions_for(graph, run):
     with pytest.raises(ValueError, match=r"got 33 frames in one clip .*, expected at most 32: .*`frames`"):
         run(nodes.TrainMotionLora, frames=33)
-    (place,) = (graph.place / "output" / PLACE).glob("my_motion_lora-*")
-    assert not list(place.rglob("shard-*")), "nothing was encoded"
+    assert not list((graph.place / "output" / PLACE).rglob("shard-*")), "nothing was encoded"
 
 
 KINDS = (nodes.TrainMotionLora, nodes.TrainDomainAdapter, nodes.TrainMotionModule)
