@@ -1,10 +1,4 @@
-"""A real ComfyUI server for the demo and the tests: start it headless, run API-format prompts, read results.
-
-What: `ComfyServer` starts ComfyUI's own `main.py` as a separate process with a base directory of our choosing
-(see base_directory.py) and talks to it as a browser does: POST /prompt, the websocket, /history, /view.
-Why a process: only the real server shows that the pack loads, registers and runs the way users run it.
-The websocket needs aiohttp, which comes with ComfyUI's requirements.
-"""
+"""The server as a process, and one method for each thing that is asked of it."""
 
 from __future__ import annotations
 
@@ -26,6 +20,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .answers import History, OutputFile, PromptError, node_error, rejection
+
 HTTP_TIMEOUT = 30.0  # seconds; ComfyUI answers every plain request at once
 # A CPU thread that waits sleeps instead of spinning: beside other busy processes, spinning threads bring each
 # other to a standstill.
@@ -43,67 +39,6 @@ sys.path[0] = os.path.dirname(sys.argv[0])
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 LOG_TAIL = 40  # lines of the server's log that an error message quotes
-
-
-class PromptError(RuntimeError):
-    """A prompt that did not succeed.
-
-    kind: "rejected" (the server refused the graph), "error" (a node raised), "interrupted", "timeout" or
-        "lost" (the server went away).
-    details: what the server said: `node_errors` per node, or the fields of `execution_error`
-        (node_id, node_type, exception_type, exception_message, traceback).
-    """
-
-    def __init__(self, kind: str, message: str, details: dict | None = None) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.details = details or {}
-
-
-@dataclass(frozen=True)
-class OutputFile:
-    """A file that a node saved, as `ComfyServer.view` takes it; `path` is where it lies."""
-
-    node_id: str
-    filename: str
-    subfolder: str
-    type: str
-    path: Path
-
-
-@dataclass(frozen=True)
-class History:
-    """What a finished prompt left behind."""
-
-    prompt_id: str
-    """The server's name for this run."""
-    status: str
-    """`success` or `error`, from /history."""
-    outputs: dict[str, dict]
-    """Node id -> what the node showed in the interface, e.g. {"images": [...], "animated": [True]}."""
-    files: tuple[OutputFile, ...]
-    """Every saved file in `outputs`, in order."""
-    events: tuple[tuple[str, dict], ...]
-    """Every websocket message of this prompt: (type, data)."""
-    seconds: float
-    """Wall-clock time from POST /prompt to the end."""
-
-    def executed(self) -> tuple[str, ...]:
-        """Ids of the nodes that ran, in order; nodes answered from the cache are absent."""
-        nodes = (data.get("node") for kind, data in self.events if kind == "executing")
-        return tuple(dict.fromkeys(node for node in nodes if node))
-
-    def cached(self) -> tuple[str, ...]:
-        """Ids of the nodes whose result came from the cache."""
-        return tuple(n for kind, data in self.events if kind == "execution_cached" for n in data["nodes"])
-
-    def progress(self, node_id: str | None = None) -> tuple[tuple[int, int], ...]:
-        """(value, max) of every progress message, of one node or of all."""
-        return tuple(
-            (data["value"], data["max"])
-            for kind, data in self.events
-            if kind == "progress" and node_id in (None, data.get("node"))
-        )
 
 
 @dataclass
@@ -287,7 +222,7 @@ class ComfyServer:
                 details = json.loads(text)
             except json.JSONDecodeError:
                 details = {"error": {"message": text}}
-            raise PromptError("rejected", _rejection(details), details) from error
+            raise PromptError("rejected", rejection(details), details) from error
         return answer["prompt_id"]
 
     def interrupt(self, prompt_id: str | None = None) -> None:
@@ -342,7 +277,7 @@ class ComfyServer:
         seconds = time.monotonic() - start
         for kind, data in events:
             if kind == "execution_error":
-                raise PromptError("error", _node_error(data), data)
+                raise PromptError("error", node_error(data), data)
             if kind == "execution_interrupted":
                 raise PromptError("interrupted", f"interrupted in node {data.get('node_type')}", data)
         return self.history(prompt_id, events, seconds)
@@ -388,21 +323,3 @@ class ComfyServer:
                         name, sub = value["filename"], value.get("subfolder", "")
                         kind = value.get("type", "output")
                         yield OutputFile(node_id, name, sub, kind, self.base_directory / kind / sub / name)
-
-
-def _rejection(details: dict) -> str:
-    """One line per reason that /prompt gave, with node class and input."""
-    error = details.get("error") or {}
-    lines = [error.get("message", "the server refused the prompt") if isinstance(error, dict) else str(error)]
-    for node_id, node in (details.get("node_errors") or {}).items():
-        for problem in node.get("errors", ()):
-            text = f"{problem.get('message', '')} {problem.get('details', '')}".strip()
-            lines.append(f"  node {node_id} ({node.get('class_type')}): {text}")
-    return "\n".join(lines)
-
-
-def _node_error(data: dict) -> str:
-    """Node, exception and its message, as the interface would show them."""
-    message = str(data.get("exception_message", "")).strip()
-    name = f"node {data.get('node_id')} ({data.get('node_type')})"
-    return f"{name} raised {data.get('exception_type')}: {message}"
