@@ -7,12 +7,12 @@ import pytest
 from animatediff_flipbook.experiments import catalogue, measures, probes, world
 from animatediff_flipbook.experiments.results import Result, Table
 
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2)
 CONFIGS = {one.name[:3]: one for one in catalogue.experiments() if one.name != "e01b_necessity"}
 CONFIGS["e1b"] = next(one for one in catalogue.experiments() if one.name == "e01b_necessity")
 
 
-def scenes(seed, motion="", count=16):
+def scenes(seed, motion="", count=8):
     turns = [motion] if motion else world.MOTIONS[:4]
     return [world.scene(seed, 9_000 + n, turns[n % len(turns)]) for n in range(count)]
 
@@ -23,11 +23,19 @@ def arm(make=world.render, motion="", also=None, **values):
     for seed in SEEDS:
         asked = scenes(seed, motion)
         clips = np.stack([make(scene) for scene in asked])
-        samples = measures.look_all(clips, asked)
+        samples = looked(clips, asked, camera=motion == "still")
         if also:
             samples |= also(clips, asked, samples)
         found[seed] = (samples, {name: float(value) for name, value in values.items()})
     return found
+
+
+def looked(clips, asked, camera=False):
+    """Measures of clips; those of the camera, which take the longest, only where they are wanted."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not camera:
+            patch.setattr(probes, "camera", lambda frames: world.Camera())
+        return measures.look_all(clips, asked)
 
 
 def holds(name, **arms):
@@ -73,7 +81,7 @@ def still_too(key, measure, make=world.render):
 
     def more(clips, asked, samples):
         rest = [replace(scene, motion="still") for scene in asked]
-        return {key: measures.look_all(np.stack([make(s) for s in rest]), rest)[measure]}
+        return {key: looked(np.stack([make(s) for s in rest]), rest)[measure]}
 
     return more
 
@@ -252,7 +260,8 @@ def test_e10_is_not_won_by_washing_out():
 
         def more(found, asked, samples):
             off = [
-                abs(probes.saturation(c) - probes.saturation(world.render(s))) for c, s in zip(found, asked)
+                abs(probes.saturation(c) - probes.saturation(world.render(s)))
+                for c, s in zip(found, asked, strict=True)
             ]
             return still_too("still_flicker", "flicker", make)(found, asked, samples) | {
                 "saturation_off": off
