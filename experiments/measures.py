@@ -37,6 +37,9 @@ TITLES = {
 }
 """Measure -> words for a table's head."""
 
+AT_REST = world.Camera(zoom=1e-3, pan=1e-2)
+"""Rates below these are no movement, so that a frozen clip has no sign."""
+
 
 def look(frames: np.ndarray, scene: world.Scene, pale: bool = False) -> dict[str, float]:
     """All measures of one clip (F, 8, 8, 3) of which the scene was asked; yes and no are 1 and 0."""
@@ -58,9 +61,9 @@ def look(frames: np.ndarray, scene: world.Scene, pale: bool = False) -> dict[str
         "style": probes.style(frames, world.render(scene, "style")),
         "zoom": camera.zoom,
         "pan": camera.pan,
-        "zooms_in": float(camera.zoom > 0),
-        "zooms_out": float(camera.zoom < 0),
-        "pans": float(camera.pan > 0),
+        "zooms_in": float(camera.zoom > AT_REST.zoom),
+        "zooms_out": float(camera.zoom < -AT_REST.zoom),
+        "pans": float(camera.pan > AT_REST.pan),
     }
 
 
