@@ -1,5 +1,6 @@
 """How well a setup foretells the noise in drawn clips: the loss that the trainer minimises, at fixed noise
-and timesteps, so that two setups are compared clip by clip. It falls long before samples show what was learnt."""
+and timesteps, so that two setups are compared clip by clip. It falls before samples show what was learnt.
+"""
 
 from __future__ import annotations
 

@@ -32,7 +32,6 @@ TITLES = {
     "zooms_and_pans": "zooms in and pans to the right",
     "still_flicker": "flicker over contrast, still captions",
     "saturation_off": "distance of saturation from drawn clips'",
-    "camera_loss": "loss on videos with the camera's movement",
     "obeys": "goes where the hint leads",
     "differing_control": "values that differ with a module that is not fresh",
 }
