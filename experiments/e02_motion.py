@@ -64,6 +64,7 @@ def judge(table: Table, config: dict[str, Any]) -> list[Verdict]:
             f"path at least {times:g} times as smooth as frame by frame",
             f"roughness {rough[1]:.2f} against {rough[0]:.2f}",
             rough[1] <= rough[0] / times,
+            gate=config["follows"],
         ),
         Verdict(f"steadiness of still captions at least {still}", f"{steady:.3f}", steady >= still),
     ]
