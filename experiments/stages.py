@@ -159,10 +159,12 @@ class Lab:
         clips: Path | None = None,
         name: str = "module",
         steps: int = 0,
+        domain: str = "image",
     ) -> Path:
         """Stage 2: a motion module, on top of the adapter.
 
         kind: `attention`, `no_positions` (its position tables are zero) or `convolution`.
+        domain: of the image model that it is trained on.
         """
         told = dict(self.settings["module"])
         told["steps"] = steps or told["steps"]
@@ -170,9 +172,10 @@ class Lab:
         return self._train(
             *(name, "motion_module", told, clips or self.video()),
             motion=self.fresh_module(kind, schedule),
-            fresh=f"{kind}, {schedule}",
+            fresh=f"{kind}, {schedule}" + (f", on {domain}" if domain != "image" else ""),
             code=("world.py", "base.py", *(["convolution.py"] if kind == "convolution" else [])),
             adapter=adapter,
+            image_model=self.image_model(domain),
             validation=ValidationConfig(
                 every=told["steps"], sources=(SourceConfig(path=str(held), frame_folders=True),)
             ),
@@ -248,6 +251,7 @@ class Lab:
         lora: LoraConfig | None = None,
         validation: ValidationConfig | None = None,
         objective: dict[str, float] | None = None,
+        image_model: Path | None = None,
     ) -> Path:
         """One run of the trainer; its exported file.
 
@@ -284,7 +288,7 @@ class Lab:
         self._claim(output, _digest([_told(config), fresh], *code))
         if path.exists():
             return path
-        model = base.load_base(self.image_model())
+        model = base.load_base(image_model or self.image_model())
         bar = Bar(f"seed {self.seed}, {name}", told["steps"])
         try:
             done = train(config, resume=True, loaded=base.loaded(model, motion), watcher=bar)
