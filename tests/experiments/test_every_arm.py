@@ -39,7 +39,7 @@ def test_every_arm_runs_and_is_judged(bench, name):
     verdicts = one.script.judge(table, one.config)
     assert verdicts and all(one.text and one.figure for one in verdicts)
     for measure in one.config["measures"]:
-        assert any(math.isfinite(table.mean(arm, measure)) for arm in table.arms)
+        assert any(measure in result.samples or measure in result.values for result in found)
 
 
 @pytest.mark.slow
