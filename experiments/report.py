@@ -25,6 +25,7 @@ OWN_TITLES = {
     "differing_frame": "values that differ, 1 frame",
     "differing_weights": "weights of the base that differ",
     "held_out_loss": "loss on held-out clips",
+    "camera_loss": "loss on zooming videos",
     "still_steadiness": "steadiness of still captions",
     "order_matters": "difference that the order makes",
     "values": "trained values",
