@@ -24,7 +24,7 @@ class Estimate:
     """How many seeds it stands on."""
 
 
-def estimate(groups: Sequence[Sequence[float]], draws: int = 2000) -> Estimate:
+def estimate(groups: Sequence[Sequence[float]], yes_no: bool = True, draws: int = 2000) -> Estimate:
     """Mean over seeds of the mean over samples, with a 95 % interval.
 
     - **Many samples a seed**: a bootstrap. In each draw every seed's samples are drawn anew, once, then seeds
@@ -38,6 +38,7 @@ def estimate(groups: Sequence[Sequence[float]], draws: int = 2000) -> Estimate:
 
     Args:
         groups: the samples of each seed; a figure that a seed has once is a group of one.
+        yes_no: whether samples are 1 and 0 by their nature; other figures that are all alike have no spread.
 
     Raises:
         ValueError: there is no sample.
@@ -50,7 +51,7 @@ def estimate(groups: Sequence[Sequence[float]], draws: int = 2000) -> Estimate:
     if every.size == seeds:
         reach = float(stdtrit(seeds - 1, 0.975) * means.std(ddof=1) / seeds**0.5) if seeds > 1 else math.inf
         return Estimate(mean, mean - reach, mean + reach, seeds)
-    if (every == every[0]).all() and abs(mean) in (0.0, 1.0):
+    if yes_no and (every == every[0]).all() and abs(mean) in (0.0, 1.0):
         reach = Z**2 / (every.size + Z**2)
         return Estimate(mean, mean - reach * (mean > 0), mean + reach * (mean <= 0), seeds)
     rng = np.random.default_rng(0)
@@ -60,7 +61,9 @@ def estimate(groups: Sequence[Sequence[float]], draws: int = 2000) -> Estimate:
     return Estimate(mean, float(low), float(high), seeds)
 
 
-def difference(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> Estimate:
+def difference(
+    first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], yes_no: bool = True
+) -> Estimate:
     """Of first - second, sample by sample: mean and interval as in :func:`estimate`. Where no sample differs,
     both ends are 0.
 
@@ -74,7 +77,7 @@ def difference(first: Sequence[Sequence[float]], second: Sequence[Sequence[float
     apart = [one - two for one, two in pairs]
     if apart and not any(group.any() for group in apart):
         return Estimate(0.0, 0.0, 0.0, len(apart))
-    return estimate(apart)
+    return estimate(apart, yes_no)
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:

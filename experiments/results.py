@@ -122,7 +122,11 @@ class Table:
 
     def estimate(self, arm: str, measure: str) -> Estimate:
         """Mean and interval."""
-        return estimate(self.groups(arm, measure))
+        return estimate(self.groups(arm, measure), self.yes_no(measure))
+
+    def yes_no(self, measure: str) -> bool:
+        """Whether a measure is 1 or 0 in every clip of every arm."""
+        return all(value in (0, 1) for one in self.results for value in one.samples.get(measure, ()))
 
     def difference(self, arm_a: str, arm_b: str, measure: str) -> Estimate:
         """Mean and interval of a - b, clip by clip: those of one seed and number have one caption and one
@@ -139,7 +143,7 @@ class Table:
                 "Run what is missing."
             )
         try:
-            return difference(list(a.values()), [b[seed] for seed in a])
+            return difference(list(a.values()), [b[seed] for seed in a], self.yes_no(measure))
         except ValueError as error:
             raise ValueError(f"{measure} of {arm_a} and {arm_b} cannot be paired: {error}") from error
 

@@ -97,6 +97,14 @@ def test_yes_or_no_throughout_still_has_an_interval():
     assert no.mean == no.low == 0 and no.high == pytest.approx(1 - yes.low)
 
 
+def test_alike_figures_that_are_no_yes_or_no_have_no_spread():
+    still = [made("frozen", seed, {"speed": [0.0] * 4, "right": [0.0] * 4}) for seed in (1, 2, 3)]
+    moving = [made("moving", seed, {"speed": [0.5, 0.6, 0.7, 0.8], "right": [1.0] * 4}) for seed in (1, 2, 3)]
+    table = results.Table([*still, *moving])
+    frozen, right = table.estimate("frozen", "speed"), table.estimate("frozen", "right")
+    assert (frozen.low, frozen.high) == (0.0, 0.0) and right.high > 0.2
+
+
 def test_no_sample_is_no_estimate():
     with pytest.raises(ValueError, match="at least one sample"):
         intervals.estimate([[1.0], []])
