@@ -6,7 +6,7 @@ import { nodeOf } from "./running_node.js";
 
 /** Name that pages give the widget of a text. */
 const WIDGET = "$$node-text-preview";
-/** Node -> its id in the run and its last text. */
+/** Node -> its last text. */
 const texts = new WeakMap();
 /** Ids of nodes that have said something; nodes themselves may be gone. */
 const spoken = new Set();

@@ -7,16 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 from animatediff_flipbook.experiments import stages
+from animatediff_flipbook.tests.experiments.support_sizes import SIZES
 from animatediff_flipbook.training.files import read_json
-
-STAGE = {"steps": 2, "batch": 2, "rank": 2, "lr": 1e-2, "ema": 0.0, "shift": 1.0, "held": 1, "clips": 2}
-SIZES = {
-    "base": {"seed": 1, "steps": 2, "tuning_steps": 1, "batch": 2, "lr": 1e-3, "tuning_lr": 1e-3},
-    "data": {"clips": 1},
-    "adapter": STAGE,
-    "module": STAGE,
-    "lora": STAGE,
-}
 
 
 @pytest.fixture
