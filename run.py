@@ -84,7 +84,12 @@ def command_evaluate(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def command_bench(options: argparse.Namespace, rest: list[str]) -> int:
-    return run_script("bench/bench.py", options, rest, extras=True)
+    began = time.monotonic()
+    paths = prepare(options, extras=True)
+    spent = f"--spent={(time.monotonic() - began) / 60:.2f}"  # what the first start took is part of --minutes
+    return run_here(
+        [paths["python"], str(ROOT / "bench/bench.py"), "--comfyui", paths["comfyui"], spent, *rest]
+    )
 
 
 def command_experiments(options: argparse.Namespace, rest: list[str]) -> int:

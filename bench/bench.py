@@ -47,7 +47,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--pixels", type=int, default=512, help="height and width, a multiple of 64")
     parser.add_argument("--clip", type=int, default=128, help="frames of the long clip")
     parser.add_argument("--width", type=int, default=320, help="of the models; 320 is full size")
-    parser.add_argument("--minutes", type=float, default=14, help="for all of it")
+    parser.add_argument("--minutes", type=float, default=14, help="for all of it, a first set-up too")
+    parser.add_argument("--spent", type=float, default=0.0, help=argparse.SUPPRESS)  # of it, by the set-up
     parser.add_argument(
         "--memory", type=float, help="GiB that may be taken; by default 80 %% of what is free"
     )
@@ -79,9 +80,10 @@ def measure(options: argparse.Namespace) -> int:
     """Run all jobs, write the results, print the tables."""
     from animatediff_flipbook.bench.jobs import plan
     from animatediff_flipbook.bench.rows import table
+    from animatediff_flipbook.bench.sizes import seconds_for_all
 
     jobs = plan(asked(options))
-    end = time.monotonic() + 60 * options.minutes
+    end = time.monotonic() + seconds_for_all(options.minutes, options.spent)
     machine, rows = describe_machine(options), []
     for number, job in enumerate(jobs):
         share = job.weight / sum(other.weight for other in jobs[number:])

@@ -52,7 +52,7 @@ def plan(options: Options) -> list[Job]:
     types = [dtype for dtype in preferred if dtype in options.types]
     jobs: list[Job] = []
     weights = (3.0, 1.0, 2.0) if options.device == "cpu" else (3.0, 2.0, 2.0)
-    graph_weight = 5.0 if options.device == "cpu" else 3.0
+    graph_weight, compile_weight = (5.0, 1.0) if options.device == "cpu" else (3.0, 6.0)
 
     def compiling(family: str) -> Row:
         return Row("compile", {"base": family, "type": types[0], "frames": options.frames[0]})
@@ -65,8 +65,6 @@ def plan(options: Options) -> list[Job]:
             )
             # The most telling first; then what is cheap; then what may take longer than there is time.
             rows = [steps[0], *modules, *steps[1:]]
-            if number == 0 and options.device == "cpu":  # where it is a matter of seconds
-                rows.append(compiling(family))
             jobs.append(_job("step", family, dtype, weights[number], rows, options))
         graph = [
             Row("files", {"base": family, "what": "motion module"}),
@@ -83,10 +81,17 @@ def plan(options: Options) -> list[Job]:
             for stage in ("motion_module", "motion_lora", "domain_adapter")
         ]
         jobs.append(_job("train", family, precision, 4.0, training, options))
-        if options.device != "cpu":
-            jobs.append(_job("compile", family, types[0], 6.0, [compiling(family)], options))
-    # The first base in its best type, then everything else of it, then its other types.
-    jobs.sort(key=lambda job: (options.families.index(job.family), job.kind == "step", job.dtype != types[0]))
+        jobs.append(_job("compile", family, types[0], compile_weight, [compiling(family)], options))
+    # The first base in its best type, then everything else of it, then its other types; on a CPU, where a
+    # first compilation takes minutes, that comes last of all.
+    jobs.sort(
+        key=lambda job: (
+            options.device == "cpu" and job.kind == "compile",
+            options.families.index(job.family),
+            job.kind == "step",
+            job.dtype != types[0],
+        )
+    )
     key = ("step", options.families[0], types[0])
     leading = [job for job in jobs if (job.kind, job.family, job.dtype) == key]
     others = [job for job in jobs if job not in leading]

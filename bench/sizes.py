@@ -172,3 +172,9 @@ def ratio(ours: Sequence[Measured], theirs: Sequence[Measured]) -> float:
     ratios = sorted(a.seconds / b.seconds for a, b in zip(ours, theirs, strict=True))
     middle = len(ratios) // 2
     return ratios[middle] if len(ratios) % 2 else (ratios[middle - 1] + ratios[middle]) / 2
+
+
+def seconds_for_all(minutes: float, spent: float) -> float:
+    """Of what was asked for, after a set-up that took ``spent`` minutes: at least half, for a download of
+    gigabytes may take it all."""
+    return 60 * max(minutes - spent, minutes / 2)

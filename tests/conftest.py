@@ -3,6 +3,7 @@ FLIPBOOK_TEST_DEVICE=gpu lets ComfyUI take the GPU that it finds (docs/gpu.md)."
 
 import importlib
 import importlib.util
+import logging
 import os
 import sys
 from pathlib import Path
@@ -52,6 +53,16 @@ def _load_pack() -> None:
 
 _enter_comfyui()
 _load_pack()
+
+
+@pytest.fixture(autouse=True)
+def levels_of_loggers():
+    """Put back what a command that a test runs here has set: the next test may wait for a message."""
+    names = {PACK, *(name for name in logging.root.manager.loggerDict if name.startswith(PACK))}
+    levels = {name: logging.getLogger(name).level for name in names}
+    yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture(scope="session")

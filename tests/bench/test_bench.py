@@ -20,6 +20,7 @@ from animatediff_flipbook.bench.sizes import (
     measured_at,
     pairs,
     ratio,
+    seconds_for_all,
 )
 
 SMALL = jobs.Options(
@@ -43,6 +44,18 @@ def one(seconds=1.0, peak=0):
 
 def budget(seconds=1e6, memory=2**40):
     return Budget(time.monotonic() + seconds, memory)
+
+
+def test_on_a_cpu_compiling_comes_last():
+    """Its first time takes minutes, which the rows that compare would miss."""
+    planned = [job.kind for job in jobs.plan(jobs.Options(device="cpu"))]
+    assert planned[-2:] == ["compile", "compile"] and planned.count("compile") == 2
+    planned = [job.kind for job in jobs.plan(jobs.Options(device="cuda"))]
+    assert planned.index("compile") < len(planned) // 2
+
+
+def test_the_first_set_up_is_part_of_the_time():
+    assert [seconds_for_all(14, spent) / 60 for spent in (0, 4, 30)] == [14, 10, 7]
 
 
 def test_sizes_lead_up_to_the_one_asked_for():
