@@ -23,6 +23,7 @@ from .groups import unfold_groups
 from .job import Job
 from .loaders import LOADERS, read_loader, write_loader
 from .offered import convert_offered, offered_types
+from .places import boxes, settle
 from .reach import reach, upstream
 from .report import Report
 from .rules import OLD_NODES
@@ -79,6 +80,7 @@ def convert(document: object, *, note: bool = False, also: Collection[str] = ())
 
 def _convert_part(part: Document, report: Report, also: Collection[str]) -> None:
     levels = part.levels()
+    stood = {} if part.is_prompt else {id(level): boxes(level) for level in levels}
     if not part.is_prompt:
         unfold_groups(levels, report)
     world = World(levels, report)
@@ -107,6 +109,9 @@ def _convert_part(part: Document, report: Report, also: Collection[str]) -> None
         level.reuse_ids()
     if wrong := faults(levels):
         raise GraphError(f"This graph could not be converted without breaking it: {wrong[0]}")
+    for level in levels:
+        if id(level) in stood:
+            settle(level, stood[id(level)])
     part.write(levels)
 
 

@@ -8,7 +8,7 @@ from .level_file import ENTRY, EXIT, Counter, LevelFile, Link, Source
 from .nodes import ALWAYS, serialised, widget_values
 from .targets import TARGETS
 
-ROW, WIDTH = 26, 315
+WIDTH, NARROWEST = 315, 240
 
 
 class Workflow(LevelFile):
@@ -233,6 +233,7 @@ class Workflow(LevelFile):
         for key in ("id", "pos", "flags", "order", "mode", "color", "bgcolor", "shape"):
             if key in old:
                 new[key] = old[key]
+        new["size"][0] = max(_width(old), NARROWEST)
         if mode is not None:
             new["mode"] = mode
         self.nodes[node] = new
@@ -277,7 +278,7 @@ class Workflow(LevelFile):
             "id": 0,
             "type": kind,
             "pos": [0, 0],
-            "size": [WIDTH, ROW * (2 + max(len(inputs), len(outputs)) + len(widgets))],
+            "size": [WIDTH, height(inputs, outputs, widgets)],
             "flags": {},
             "order": 0,
             "mode": ALWAYS,
@@ -296,6 +297,14 @@ class Workflow(LevelFile):
         slots = self.raw.get("inputs") if source[0] == ENTRY else self.nodes[source[0]].get("outputs")
         kind = (slots or [])[source[1]].get("type") if source[1] < len(slots or []) else None
         return kind if isinstance(kind, str) else otherwise
+
+
+def height(inputs: list[dict], outputs: list[dict], widgets: list) -> int:
+    """Of a node below its title, as the page draws it: a row for each pair of sockets, one for each widget,
+    five for a text of several lines."""
+    sockets = max(sum("widget" not in slot for slot in inputs), len(outputs))
+    rows = sum(5 if isinstance(value, str) and "\n" in value else 1 for value in widgets)
+    return 20 * sockets + 24 * rows + 14
 
 
 def _pack(kind: str) -> str:
@@ -319,6 +328,12 @@ def _names(slots: object) -> list[tuple[str, str]]:
         name = str(slot.get("name"))
         result.append((name, slot["label"] if isinstance(slot.get("label"), str) else name))
     return result
+
+
+def _width(node: dict) -> float:
+    size = node.get("size")
+    width = size.get("0") if isinstance(size, dict) else size[0] if isinstance(size, list) and size else None
+    return width if isinstance(width, (int, float)) else WIDTH
 
 
 def _position(node: dict) -> tuple[float, float]:
