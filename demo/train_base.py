@@ -134,7 +134,8 @@ class Run:
     """The loop that both networks share: AdamW, a rate that follows the clock, averaged weights, states.
 
     The clock and not a number of steps ends a stage, because the machine's speed is not known beforehand; the
-    time counted is this process's own working time, kept across restarts.
+    time counted is what this process has computed, kept across restarts: on a machine that others use, and over a
+    pause, it stands still.
     """
 
     def __init__(self, name: str, network: nn.Module, minutes: float, rate: float, ema: float) -> None:
@@ -187,7 +188,7 @@ class Run:
         """Run to the end of the stage's time. `loss_of_step(step)` is the loss of one fresh batch."""
         saved, shown, losses = time.monotonic(), 0.0, []
         while self.progress < 1.0:
-            began = time.monotonic()
+            began = time.process_time()
             warm = min(1.0, (self.step + 1) / 50)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.progress)))
@@ -197,7 +198,7 @@ class Run:
                     f"{self.name}: the loss is {loss.item()} at step {self.step}. Lower the rate."
                 )
             loss.backward()
-            spent = share_gradients(self.network, time.monotonic() - began)
+            spent = share_gradients(self.network, time.process_time() - began)
             nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
