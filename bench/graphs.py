@@ -21,15 +21,16 @@ from ..nodes.types import LoadedMotionModule
 from .machine import Measured, Meter, gib
 from .models import DTYPES, Family, base_model, motion_for_diffusers, motion_model, patcher_of
 from .rows import Row
-from .sizes import Budget, best, climb, highest, pairs, ratio
+from .sizes import Budget, best, climb, highest, measured_at, pairs, ratio, rounds_after, times
 from .steps import NO_DIFFUSERS, require_weights, rounds_on
 
 RANK = 64
 LENGTH, OVERLAP = 16, 4
-MAPPED = (
-    "not the same work: ours copies the weights into memory of its own and looks at every value for damage; "
-    "diffusers maps the file, which is read when the weights are first used, and looks at none"
+COPIED = (
+    "the ratio is against diffusers with its weights read, into memory of their own as ours are; by itself "
+    'it only maps the file ("diffusers maps s"), which then must not change and is read in the first step'
 )
+LOOKED_AT = "slower than diffusers: ours looks at every value for damage, diffusers at none"
 MODULE, LORA, FOR_DIFFUSERS = "bench_module.safetensors", "bench_lora.safetensors", "bench_diffusers"
 
 
@@ -73,7 +74,9 @@ def measure_module_file(row: Row, graph: Graph, budget: Budget) -> None:
     size = (graph.folder / MODULE).stat().st_size
     calls = {"ours": lambda: LoadMotionModule.execute(motion_module=MODULE)}
     try:
-        calls["diffusers"] = _diffusers_reader(graph)
+        maps = _diffusers_reader(graph)
+        calls["diffusers maps"] = maps
+        calls["diffusers"] = lambda: [weight.clone() for weight in maps().parameters()]
     except ImportError:
         row.notes.append(NO_DIFFUSERS)
     for call in calls.values():
@@ -81,16 +84,19 @@ def measure_module_file(row: Row, graph: Graph, budget: Budget) -> None:
     found = pairs(calls, cpu, rounds)
     row.figures |= {
         "file MB": size / 1e6,
-        "s": best(found["ours"]),
+        **times("ours", found["ours"], cpu),
         "peak / file": (highest(found["ours"]) or 0) / size,
     }
     if "diffusers" in found:
         row.figures |= {
-            "diffusers s": best(found["diffusers"]),
+            "diffusers maps s": best(found["diffusers maps"]),
+            **times("diffusers", found["diffusers"], cpu),
             "ours / diffusers": ratio(found["ours"], found["diffusers"]),
             "diffusers' peak / file": (highest(found["diffusers"]) or 0) / size,
         }
-        row.notes.append(MAPPED)
+        row.notes.append(COPIED)
+        if row.figures["ours / diffusers"] > 1:
+            row.notes.append(LOOKED_AT)
 
 
 def _diffusers_reader(graph: Graph):
@@ -125,7 +131,8 @@ def measure_lora(row: Row, graph: Graph, budget: Budget) -> None:
 
     cpu.measure(apply)
     found = pairs({"ours": apply}, cpu, 2 * rounds_on(cpu.device))["ours"]
-    row.figures |= {"file MB": size / 1e6, "s": best(found), "peak / file": (highest(found) or 0) / size}
+    row.figures |= {"file MB": size / 1e6, **times("ours", found, cpu)}
+    row.figures["peak / file"] = (highest(found) or 0) / size
     row.notes.append(
         "no comparison: diffusers makes layers of peft's for a MotionLoRA, which then cost in every step; "
         "here it becomes part of the weights when the model is loaded"
@@ -134,7 +141,7 @@ def measure_lora(row: Row, graph: Graph, budget: Budget) -> None:
 
 def measure_windows(row: Row, graph: Graph, frames: int, pixels: int, budget: Budget) -> None:
     """A step of a long clip, its windows one by one and together; fills a row of the part ``windows``."""
-    meter, rounds = graph.meter, max(1, rounds_on(graph.meter.device) // 3)
+    meter = graph.meter
     animated = ApplyMotionModule.execute(model=graph.patcher, motion_module=graph.module).result[0]
     count = len(context_windows(ContextOptions(length=LENGTH, overlap=OVERLAP), frames, 0))
     models = {
@@ -149,17 +156,17 @@ def measure_windows(row: Row, graph: Graph, frames: int, pixels: int, budget: Bu
             name: lambda model=model: _sample(graph, model, frames, size) for name, model in models.items()
         }
 
-    def trial(size: int) -> list[Measured]:
-        return [meter.measure(call) for call in calls(size).values()]
+    def trial(size: int) -> dict[str, Measured]:
+        return {name: meter.measure(call) for name, call in calls(size).items()}
 
-    taken = climb(pixels, trial, budget, meter, rounds, graph.held)
-    found = pairs(calls(taken.pixels), meter, rounds)
+    taken = climb(pixels, trial, budget, meter, rounds_after(meter.device), graph.held)
+    found = measured_at(taken, calls(taken.pixels), meter, budget, row)
     single, together = found["one by one"], found["together"]
     row.figures |= {
         "px": taken.pixels,
         "windows": count,
-        "one by one s": best(single),
-        "together s": best(together),
+        **times("one by one", single, meter),
+        **times("together", together, meter),
         "together / one by one": ratio(together, single),
         "one by one peak GiB": gib(highest(single)),
         "together peak GiB": gib(highest(together)),

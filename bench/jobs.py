@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .machine import Meter
@@ -12,6 +12,8 @@ from .rows import Row
 from .sizes import Budget, TooLarge
 
 Emit = Callable[[int, Row], None]
+ROW_WEIGHTS = {"step": 3, "modules": 1, "files": 1, "windows": 6, "train": 1, "compile": 1}
+"""Shares of a job's time that its rows may take."""
 
 
 @dataclass(frozen=True)
@@ -48,27 +50,30 @@ def plan(options: Options) -> list[Job]:
     """All jobs, the most telling first: where time runs out, the last ones suffer."""
     preferred = ("bf16", "fp16", "fp32") if options.device == "cpu" else ("fp16", "bf16", "fp32")
     types = [dtype for dtype in preferred if dtype in options.types]
-    jobs = []
+    jobs: list[Job] = []
+    weights = (3.0, 1.0, 2.0) if options.device == "cpu" else (3.0, 2.0, 2.0)
+    graph_weight = 5.0 if options.device == "cpu" else 3.0
 
     def compiling(family: str) -> Row:
         return Row("compile", {"base": family, "type": types[0], "frames": options.frames[0]})
 
     for family in options.families:
         for number, dtype in enumerate(types):
-            rows = [
-                Row(part, {"base": family, "type": dtype, "frames": frames})
-                for frames in options.frames
+            steps, modules = (
+                [Row(part, {"base": family, "type": dtype, "frames": frames}) for frames in options.frames]
                 for part in ("step", "modules")
-            ]
+            )
+            # The most telling first; then what is cheap; then what may take longer than there is time.
+            rows = [steps[0], *modules, *steps[1:]]
             if number == 0 and options.device == "cpu":  # where it is a matter of seconds
                 rows.append(compiling(family))
-            jobs.append(_job("step", family, dtype, 3.0 if number == 0 else 2.0, rows, options))
+            jobs.append(_job("step", family, dtype, weights[number], rows, options))
         graph = [
             Row("files", {"base": family, "what": "motion module"}),
             Row("files", {"base": family, "what": "MotionLoRA, rank 64"}),
             Row("windows", {"base": family, "type": types[0], "frames": options.clip}),
         ]
-        jobs.append(_job("graph", family, types[0], 3.0, graph, options))
+        jobs.append(_job("graph", family, types[0], graph_weight, graph, options))
         precision = "bf16" if "bf16" in types else types[0]
         training = [
             Row(
@@ -82,12 +87,11 @@ def plan(options: Options) -> list[Job]:
             jobs.append(_job("compile", family, types[0], 6.0, [compiling(family)], options))
     # The first base in its best type, then everything else of it, then its other types.
     jobs.sort(key=lambda job: (options.families.index(job.family), job.kind == "step", job.dtype != types[0]))
-    leading = [job for job in jobs if (job.kind, job.family, job.dtype) == ("step", *_first(options, types))]
-    return [job for job in (*leading, *(job for job in jobs if job not in leading)) if job.rows]
-
-
-def _first(options: Options, types: list[str]) -> tuple[str, str]:
-    return options.families[0], types[0]
+    key = ("step", options.families[0], types[0])
+    leading = [job for job in jobs if (job.kind, job.family, job.dtype) == key]
+    others = [job for job in jobs if job not in leading]
+    # Twice the share, so that one row is at a size that tells something.
+    return [job for job in (*(replace(job, weight=2 * job.weight) for job in leading), *others) if job.rows]
 
 
 def _job(kind: str, family: str, dtype: str, weight: float, rows: list[Row], options: Options) -> Job:
@@ -111,7 +115,8 @@ def run(job: Job, options: Options, budget: Budget, emit: Emit) -> None:
             return
         for number, row in enumerate(job.rows):
             try:
-                measure(row, budget.part(1 / (len(job.rows) - number)))
+                rest = sum(ROW_WEIGHTS[other.part] for other in job.rows[number:])
+                measure(row, budget.part(ROW_WEIGHTS[row.part] / rest))
             except (Exception, MemoryError) as error:  # the other rows go on
                 row.notes.append(reason(error))
             emit(number, row)

@@ -71,7 +71,8 @@ def write_pack(folder: Path, comfyui: Path | None, argv: list[str]) -> int:
         print(f"{comfyui} holds no ComfyUI: run `python run.py paths` once, or name one by --comfyui.")
         return 1
     folder.mkdir(parents=True, exist_ok=True)
-    names = closure(WANTED) - closure(OF_THE_MACHINE) - DOWNLOADERS - set(map(canonical, options.have))
+    wanted, machine = (closure(roots, options.python) for roots in (WANTED, OF_THE_MACHINE))
+    names = wanted - machine - DOWNLOADERS - set(map(canonical, options.have))
     write_archive(folder / REPOSITORY, _repository(), options.preset)
     with tempfile.TemporaryDirectory() as wheels:
         fetch(sorted(names), Path(wheels), options)
@@ -105,38 +106,46 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def closure(roots: Iterable[str]) -> set[str]:
-    """Packages and all that they need, as installed here; those that are not here are left out, as optional
-    parts of ComfyUI may be."""
+def closure(roots: Iterable[str], python: str) -> set[str]:
+    """Packages and all that they need with a Python such as 3.12, as far as what is installed here says."""
     from packaging.requirements import Requirement
 
     found: set[str] = set()
     waiting = [canonical(name) for name in roots]
+    there = {"extra": "", "python_version": python, "python_full_version": f"{python}.0"}
     while waiting:
         name = waiting.pop()
         if name in found:
             continue
+        found.add(name)
         try:
             lines = importlib.metadata.requires(name) or ()
         except importlib.metadata.PackageNotFoundError:
-            continue
-        found.add(name)
+            lines = ()
         for line in lines:
             needed = Requirement(line)
-            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+            if needed.marker is None or needed.marker.evaluate(there):
                 waiting.append(canonical(needed.name))
     return found
 
 
 def fetch(names: list[str], folder: Path, options: argparse.Namespace) -> None:
     """Wheels of packages in the versions of this environment."""
-    pinned = [f"{name}=={importlib.metadata.version(name)}" for name in names]
+    pinned = list(map(_pinned, names))
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", "--python-version", options.python, "--dest", str(folder)]
     command += [word for platform in options.platform for word in ("--platform", platform)]
     print(f"==> Getting {len(pinned)} packages for Python {options.python}", file=sys.stderr, flush=True)
     if pinned:
         subprocess.run([*command, *pinned], check=True)
+
+
+def _pinned(name: str) -> str:
+    """In this environment's version; any version of what only the other Python needs."""
+    try:
+        return f"{name}=={importlib.metadata.version(name)}"
+    except importlib.metadata.PackageNotFoundError:
+        return name
 
 
 def _repository() -> Iterator[tuple[str, bytes]]:

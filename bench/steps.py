@@ -17,14 +17,34 @@ from ..motion_core.module.layers import TemporalTransformer
 from .machine import GIB, Measured, Meter, gib
 from .models import DTYPES, Family, base_model, diffusers_inputs, diffusers_twin, inputs, motion_model
 from .rows import Row
-from .sizes import Budget, TooLarge, best, climb, highest, pairs, ratio
+from .sizes import (
+    ROUNDS_OF_A_CPU,
+    ROUNDS_OF_A_GPU,
+    Budget,
+    TooLarge,
+    best,
+    climb,
+    highest,
+    measured_at,
+    pairs,
+    ratio,
+    rounds_after,
+    times,
+)
 
-ROUNDS = {"cpu": 2}
-ROUNDS_OF_A_GPU = 7
 WHOLE_STEP = (
     "the step holds the image model too, ComfyUI's code against diffusers' own; what is ours alone is "
     "compared below, module by module"
 )
+ONE_MODULE = (
+    "on a CPU the first motion module alone ({}), eager against compiled: compiling the whole takes longer "
+    "than all else here; the same module against diffusers' is among the modules above"
+)
+MORE_KERNELS = (
+    "slower than diffusers: {} kernels against {}; at a size this small calling them takes longer than what "
+    "they do"
+)
+NO_REASON = "slower than diffusers, and no reason is known for this size"
 NO_DIFFUSERS = "no comparison: diffusers is not installed (pip install diffusers)"
 
 
@@ -77,39 +97,39 @@ def require_weights(family: Family, dtype: torch.dtype, meter: Meter, budget: Bu
 
 def rounds_on(device: torch.device) -> int:
     """How often a row is measured."""
-    return ROUNDS.get(device.type, ROUNDS_OF_A_GPU)
+    return ROUNDS_OF_A_CPU if device.type == "cpu" else ROUNDS_OF_A_GPU
 
 
 def measure_step(row: Row, models: Models, frames: int, pixels: int, budget: Budget) -> None:
     """Fill a row of the part ``step``."""
-    meter, rounds = models.meter, rounds_on(models.meter.device)
+    meter = models.meter
 
-    def trial(size: int) -> list[Measured]:
-        return [meter.measure(call) for call in models.calls(frames, size).values()]
+    def trial(size: int) -> dict[str, Measured]:
+        return {name: meter.measure(call) for name, call in models.calls(frames, size).items()}
 
-    taken = climb(pixels, trial, budget, meter, rounds, models.held)
-    found = pairs(models.calls(frames, taken.pixels), meter, rounds)
+    taken = climb(pixels, trial, budget, meter, rounds_after(meter.device), models.held)
+    found = measured_at(taken, models.calls(frames, taken.pixels), meter, budget, row)
     plain, motion = found["plain"], found["motion"]
     row.figures |= {
         "px": taken.pixels,
-        "plain s": best(plain),
-        "motion s": best(motion),
+        **times("plain", plain, meter),
+        **times("motion", motion, meter),
         "motion / plain": ratio(motion, plain),
         "plain peak GiB": gib(highest(plain)),
         "motion peak GiB": gib(highest(motion)),
     }
     if taken.note:
         row.notes.append(taken.note)
-    _compare(row, motion, found.get("diffusers"))
+    _compare(row, motion, found.get("diffusers"), meter)
     row.notes.append(WHOLE_STEP)
 
 
-def _compare(row: Row, ours: Sequence[Measured], theirs: Sequence[Measured] | None) -> None:
+def _compare(row: Row, ours: Sequence[Measured], theirs: Sequence[Measured] | None, meter: Meter) -> None:
     if theirs is None:
         row.notes.append(NO_DIFFUSERS)
         return
     row.figures |= {
-        "diffusers s": best(theirs),
+        **times("diffusers", theirs, meter),
         "ours / diffusers": ratio(ours, theirs),
         "diffusers peak GiB": gib(highest(theirs)),
     }
@@ -122,24 +142,30 @@ def measure_modules(row: Row, models: Models, frames: int, pixels: int, budget: 
     """Fill a row of the part ``modules``: all motion modules of a step, each on the feature it gets there."""
     meter = models.meter
     rounds = rounds_on(meter.device)
-    spent = 0.0
+    spent, totals, clock = 0, {}, {}
 
-    def trial(size: int) -> list[Measured]:
+    def trial(size: int) -> dict[str, Measured]:
         calls = _module_calls(models, frames, size)
-        return [meter.measure(call) for kinds, _ in calls for call in kinds.values()]
+        return {
+            f"{number} {name}": meter.measure(call)
+            for number, (kinds, _) in enumerate(calls)
+            for name, call in kinds.items()
+        }
 
+    # Not the trial's figures: these calls are short, and each kind of module takes its turns by itself.
     taken = climb(pixels, trial, budget, meter, rounds, models.held)
-    totals: dict[str, float] = {}
     for kinds, count in _module_calls(models, frames, taken.pixels):
         found = pairs(kinds, meter, rounds)
         for name, measured in found.items():
             totals[name] = totals.get(name, 0.0) + count * best(measured)
+            clock[name] = clock.get(name, 0.0) + count * min(one.wall for one in measured)
         spent += count
     kernels = _kernels(models, frames, taken.pixels)
     row.figures |= {
         "px": taken.pixels,
-        "modules": int(spent),
+        "modules": spent,
         "ours s": totals["ours"],
+        **({"ours wall s": clock["ours"]} if meter.device.type == "cpu" else {}),
         "products s": totals["products"],
         "ours / products": totals["ours"] / totals["products"],
         "kernels a module": kernels["ours"],
@@ -150,6 +176,11 @@ def measure_modules(row: Row, models: Models, frames: int, pixels: int, budget: 
             "ours / diffusers": totals["ours"] / totals["diffusers"],
             "diffusers' kernels": kernels["diffusers"],
         }
+        if totals["ours"] > totals["diffusers"]:
+            more = kernels["ours"] > kernels["diffusers"] and taken.pixels < pixels
+            row.notes.append(
+                MORE_KERNELS.format(kernels["ours"], kernels["diffusers"]) if more else NO_REASON
+            )
     else:
         row.notes.append(NO_DIFFUSERS)
     if meter.device.type == "cpu":
@@ -258,13 +289,13 @@ def _dispatched(call: Callable[[], object]) -> int:
 
 
 @contextmanager
-def compiled(unet: nn.Module):
-    """torch.compile for the duration of a block; what it made is dropped after it."""
+def compiled(*models: nn.Module | None):
+    """torch.compile of each model that is there, for the length of a block; what it made is dropped then."""
     import torch._dynamo
 
     torch._dynamo.reset()
     try:
-        yield torch.compile(unet)
+        yield tuple(None if model is None else torch.compile(model) for model in models)
     finally:
         torch._dynamo.reset()
 
@@ -278,35 +309,32 @@ def measure_compiled(row: Row, models: Models, frames: int, pixels: int, budget:
         module, call = models.motion.get_submodule(name).temporal_transformer, MotionCall(frames=frames)
         side = max(1, pixels // 8)
         x = torch.randn(frames, module.shape.channels, side, side, dtype=models.dtype)
-        row.notes.append(f"on a CPU the first motion module alone ({name})")
-        with compiled(module) as fast:
+        row.notes.append(ONE_MODULE.format(name))
+        with compiled(module) as (fast,):
             _eager_and_compiled(row, meter, rounds, lambda: module(x, call), lambda: fast(x, call))
         return
     calls = models.calls(frames, pixels)
     given = inputs(models.family, frames, pixels // 8, models.dtype, meter.device)
-    with compiled(models.unet) as fast:
+    theirs = diffusers_inputs(given, models.family.vector)
+    with compiled(models.unet, models.twin) as (fast, fast_twin):
 
         def animated() -> torch.Tensor:
             with inserted(fast, [(models.motion, MotionCall(frames=frames))]):
                 return fast(**given)
 
-        _eager_and_compiled(row, meter, rounds, calls["motion"], animated)
-    if models.twin is None:
-        row.notes.append(NO_DIFFUSERS)
-        return
-    theirs = diffusers_inputs(given, models.family.vector)
-    with compiled(models.twin) as fast_twin:
-        meter.measure(lambda: fast_twin(**theirs))
-        found = pairs({"theirs": lambda: fast_twin(**theirs)}, meter, rounds)["theirs"]
-    row.figures |= {
-        "diffusers s": best(found),
-        "ours / diffusers": row.figures["compiled s"] / best(found),
-    }
+        twin = None if fast_twin is None else lambda: fast_twin(**theirs)
+        _eager_and_compiled(row, meter, rounds, calls["motion"], animated, twin)
 
 
 def _eager_and_compiled(
-    row: Row, meter: Meter, rounds: int, eager: Callable[[], object], fast: Callable[[], object]
+    row: Row,
+    meter: Meter,
+    rounds: int,
+    eager: Callable[[], object],
+    fast: Callable[[], object],
+    diffusers: Callable[[], object] | None = None,
 ) -> None:
+    """``diffusers`` is its compiled model, which takes its turns among the others."""
     import torch._dynamo.utils
 
     def graphs() -> int:
@@ -316,12 +344,25 @@ def _eager_and_compiled(
     first = meter.measure(fast)
     made = graphs() - before
     meter.measure(eager)
-    found = pairs({"eager": eager, "compiled": fast}, meter, rounds)
+    calls = {"eager": eager, "compiled": fast}
+    if diffusers is not None:
+        meter.measure(diffusers)
+        calls["diffusers"] = diffusers
+    elif meter.device.type != "cpu":
+        row.notes.append(NO_DIFFUSERS)
+    settled = graphs()
+    found = pairs(calls, meter, rounds)
     row.figures |= {
         "eager s": best(found["eager"]),
         "compiled s": best(found["compiled"]),
         "compiled / eager": ratio(found["compiled"], found["eager"]),
         "first call s": first.wall,
         "graphs": made,
-        "graphs later": graphs() - before - made,
+        "graphs later": graphs() - settled,
     }
+    if diffusers is not None:
+        row.figures |= {
+            "diffusers s": best(found["diffusers"]),
+            "ours / diffusers": ratio(found["compiled"], found["diffusers"]),
+        }
+        row.notes.append(WHOLE_STEP)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from ..motion_core.schedule.beta_schedules import SQRT_LINEAR
@@ -15,7 +17,7 @@ from ..training.run.optimizing import make_optimizer
 from .machine import GIB, Measured, Meter, gib
 from .models import Family, base_model, motion_model, patcher_of
 from .rows import Row
-from .sizes import Budget, TooLarge, climb
+from .sizes import Budget, TooLarge, climb, highest, measured_at, ratio, rounds_after, times
 from .steps import require_weights
 
 STAGES = ("motion_module", "motion_lora", "domain_adapter")
@@ -107,25 +109,29 @@ def measure_stage(row: Row, trainer: Trainer, stage: str, pixels: int, budget: B
     trainer.require_memory(stage, budget)
     running, meter = trainer.stage(stage), trainer.meter
 
-    def both(size: int) -> dict[str, Measured]:
-        found = {}
-        for name, recompute in (("off", False), ("on", True)):
-            running.denoiser.recompute = recompute
-            found[name] = meter.measure(lambda: running.step(size))
-        return found
+    def step(size: int, recompute: bool) -> None:
+        running.denoiser.recompute = recompute
+        running.step(size)
+
+    def calls(size: int) -> dict[str, Callable[[], None]]:
+        return {"off": lambda: step(size, False), "on": lambda: step(size, True)}
+
+    def trial(size: int) -> dict[str, Measured]:
+        return {name: meter.measure(call) for name, call in calls(size).items()}
 
     running.step(min(64, pixels))  # gradients' and moments' memory is taken, and libraries are warm
-    taken = climb(pixels, lambda size: list(both(size).values()), budget, meter, 1, trainer.held)
-    found = both(taken.pixels)
+    taken = climb(pixels, trial, budget, meter, rounds_after(meter.device), trainer.held)
+    found = measured_at(taken, calls(taken.pixels), meter, budget, row)
     off, on = found["off"], found["on"]
+    least, most = highest(on), highest(off)
     row.figures |= {
         "px": taken.pixels,
         "million values": running.values / 1e6,
-        "s": off.seconds,
-        "checkpointing s": on.seconds,
-        "time on / off": on.seconds / off.seconds,
-        "peak GiB": gib(off.peak),
-        "checkpointing peak GiB": gib(on.peak),
-        "memory on / off": on.peak / off.peak if off.peak and on.peak is not None else None,
+        **times("step", off, meter),
+        **times("checkpointing", on, meter),
+        "time on / off": ratio(on, off),
+        "peak GiB": gib(most),
+        "checkpointing peak GiB": gib(least),
+        "memory on / off": least / most if most and least is not None else None,
     }
     row.notes += [NO_TRAINER, *([taken.note] if taken.note else [])]

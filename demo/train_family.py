@@ -68,12 +68,13 @@ PARTS = {
 def write_clips(look: str) -> None:
     """Render the video-domain clips, all seven motions in turn."""
     enter()
-    from animatediff_flipbook.demo import world
+    from animatediff_flipbook.demo import clip_files, world
 
     for name, (count, first, camera) in FOLDERS.items():
         print(f"clips: {name}", flush=True)
         mover = camera if isinstance(camera, str) else world.Camera(**camera)
-        world.write_clips(CLIPS / name, SEED, count, "video", world.MOTIONS, mover, first=first, look=look)
+        folder = CLIPS / name
+        clip_files.write_clips(folder, SEED, count, "video", world.MOTIONS, mover, first=first, look=look)
 
 
 def settings_of(stage: str, models: Path, start: Path | None) -> list[str]:

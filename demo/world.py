@@ -11,8 +11,6 @@ Shapes: F frames, H = W = 128 pixels, RGB in the last axis, float32 in 0..1. x g
 
 import io
 from dataclasses import dataclass
-from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -359,48 +357,3 @@ def _in_domain(frames: np.ndarray, domain: str) -> np.ndarray:
     if domain not in DOMAINS:
         raise ValueError(f"The world has no domain {domain!r}. Pick one of {', '.join(DOMAINS)}.")
     return as_video(frames) if domain == "video" else frames
-
-
-def write_video(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
-    """Write frames (F, H, W, 3) in 0..1 as a nearly lossless mp4 (H.264, no chroma subsampling)."""
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(
-            "libx264", rate=Fraction(fps), options={"crf": "6", "preset": "veryfast"}
-        )
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv444p"
-        for frame in frames:
-            picture = av.VideoFrame.from_ndarray(np.round(frame * 255).astype(np.uint8), format="rgb24")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-
-
-def write_clips(
-    folder: Path,
-    seed: int,
-    count: int,
-    domain: str = "video",
-    motions: tuple[str, ...] | None = None,
-    camera: Camera | str | None = None,
-    first: int = 0,
-    look: str = "plain",
-) -> None:
-    """Fill a folder with clips 000000.mp4 ... and captions 000000.txt ...; clips that are there stay.
-
-    motions: taken in turn instead of the drawn ones. camera: one for all, or "any" for another in each.
-    first: number of the first scene.
-    A caption is written after its clip, so that a clip without one is half-done work.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        text = folder / f"{index:06d}.txt"
-        if text.exists():
-            continue
-        mover = any_camera(np.random.default_rng([seed, first + index, 2])) if camera == "any" else camera
-        frames, caption = clip(
-            seed, first + index, domain, motions[index % len(motions)] if motions else None, mover, look
-        )
-        write_video(folder / f"{index:06d}.mp4", frames)
-        text.write_text(caption + "\n", encoding="utf-8")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +12,7 @@ from .sampling import Setup, sample
 from .stages import Lab
 
 FIRST = 9_000
-"""Number of the first scene that is asked for: no training has seen it."""
+"""Number of the first scene that is asked for. Trainings know its caption, but have never seen it."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +24,6 @@ class Bench:
     """Table `samples` of the settings."""
     keep_clips: bool = False
     """Whether this seed's clips are kept to be looked at."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Of all that a result depends on, but the code of its experiment."""
-        facts = json.dumps([self.lab.common.name, self.lab.settings, self.told], sort_keys=True)
-        return hashlib.sha256(facts.encode()).hexdigest()[:12]
 
     def scenes(self, motion: str = "", count: str = "") -> list[world.Scene]:
         """The scenes asked for: by default all four directions in turn; or all with one motion. `count` names

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from .bench import Bench
+from .judging import compared
 from .results import Outcome, Table, Verdict
 from .sampling import Setup
 
@@ -31,9 +32,9 @@ def judge(table: Table, config: dict[str, Any]) -> list[Verdict]:
     losses = [table.mean(arm, "held_out_loss") for arm in arms(config)]
     return [
         Verdict(
-            "watermark of the module trained with the adapter at most 0.6 of the other's",
-            f"{marks[0]:.3f} against {marks[1]:.3f}",
-            marks[0] <= 0.6 * marks[1],
+            "watermark of the module trained without the adapter at least 0.2, with it at most 0.6 of that",
+            compared(table, *arms(config), "watermark"),
+            marks[1] >= 0.2 and marks[0] <= 0.6 * marks[1],
         ),
         Verdict(
             "loss on held-out clips not more than 2 % worse with the adapter",

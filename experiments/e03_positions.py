@@ -11,6 +11,7 @@ from ..motion_core.module.injection import inserted
 from ..motion_core.module.model import MotionCall, MotionModel
 from . import base, world
 from .bench import Bench
+from .judging import compared
 from .results import Outcome, Table, Verdict
 
 
@@ -44,9 +45,9 @@ def judge(table: Table, config: dict[str, Any]) -> list[Verdict]:
     exact = [table.mean(arm, "order_matters") for arm in arms(config)]
     return [
         Verdict(
-            "right directions without positions at chance (at most 35 %)",
-            f"{right[1]:.1%}, with positions {right[0]:.1%}",
-            right[1] <= 0.35,
+            "right directions without positions at chance (at most 35 %), with them at least 30 points more",
+            compared(table, *arms(config), "direction"),
+            right[1] <= 0.35 and right[0] - right[1] >= 0.3,
             gate=config["follows"],
         ),
         Verdict(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from .bench import Bench
+from .judging import compared, higher
 from .results import Outcome, Table, Verdict
 
 
@@ -33,28 +34,27 @@ def judge(table: Table, config: dict[str, Any]) -> list[Verdict]:
     three frames may see as much as matters."""
     size = [table.mean(arm, "values") for arm in arms(config)]
     speed = [table.mean(arm, "speed") for arm in arms(config)]
-    right = [table.mean(arm, "direction") for arm in arms(config)]
-    alike = [table.mean(arm, "smoothness") for arm in arms(config)]
+    ours, other = arms(config)
     return [
         Verdict(
             "sizes within 2 %", f"{size[1]:,.0f} against {size[0]:,.0f}", abs(size[1] / size[0] - 1) < 0.02
         ),
         Verdict(
             "the convolution moves less than half as much (the paper's finding)",
-            f"{speed[1]:.2f} against {speed[0]:.2f} px/frame",
+            compared(table, other, ours, "speed"),
             speed[1] < 0.5 * speed[0],
             gate=False,
         ),
         Verdict(
             "its frames are more alike (the paper's finding)",
-            f"{alike[1]:.3f} against {alike[0]:.3f}",
-            alike[1] > alike[0],
+            compared(table, other, ours, "smoothness"),
+            higher(table, other, ours, "smoothness"),
             gate=False,
         ),
         Verdict(
             "it follows the prompt's direction less often",
-            f"{right[1]:.1%} against {right[0]:.1%}",
-            right[1] < right[0],
+            compared(table, other, ours, "direction"),
+            higher(table, ours, other, "direction"),
             gate=False,
         ),
     ]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from .bench import Bench
+from .judging import compared
 from .results import Outcome, Table, Verdict
 from .sampling import Setup
 
@@ -24,13 +25,25 @@ def run(arm: str, bench: Bench, config: dict[str, Any]) -> Outcome:
 
 def judge(table: Table, config: dict[str, Any]) -> list[Verdict]:
     """The specification's limits."""
-    looks = [table.mean(arm, "style") for arm in arms(config)]
+    looks, marks, sharp = (
+        [table.mean(arm, measure) for arm in arms(config)] for measure in ("style", "watermark", "sharpness")
+    )
     right = table.mean("animated", "direction")
     return [
         Verdict(
-            "in the personalised look at least 95 % as often as the pictures",
-            f"{looks[1]:.1%} against {looks[0]:.1%}",
-            looks[1] >= 0.95 * looks[0] > 0,
+            "nearness to the personalised look at least 95 % of the pictures', which is at least 0.5",
+            compared(table, "animated", "pictures", "style"),
+            looks[1] >= 0.95 * looks[0] and looks[0] >= 0.5,
+        ),
+        Verdict(
+            "watermark of the module's videos below 0.25",
+            f"{marks[1]:.2f}, pictures {marks[0]:.2f}",
+            marks[1] < 0.25,
+        ),
+        Verdict(
+            "at least half as sharp as the pictures",
+            compared(table, "animated", "pictures", "sharpness", ".4f"),
+            sharp[1] >= 0.5 * sharp[0],
         ),
         Verdict("goes where asked in at least 70 %", f"{right:.1%}", right >= 0.7),
     ]

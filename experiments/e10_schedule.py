@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from ..motion_core.schedule.beta_schedules import LINEAR
+from . import probes, world
 from .base import SCHEDULE
 from .bench import Bench
+from .judging import compared, higher
 from .results import Outcome, Table, Verdict
 
 SCHEDULES = {"noisy": SCHEDULE, "mild": LINEAR}
@@ -19,27 +21,37 @@ def arms(config: dict[str, Any]) -> list[str]:
 
 
 def run(arm: str, bench: Bench, config: dict[str, Any]) -> Outcome:
-    """Moving captions, and still ones for the flicker."""
+    """Moving captions, and still ones for the flicker; `saturation_off` is how far a clip's saturation is
+    from that of the drawn one."""
     trained, sampled = arm.split("_")
     setup = bench.setup()
     if trained == "mild":
         path = bench.lab.module(schedule=LINEAR, name="module_mild")
         setup = replace(setup, motion=bench.lab.load_module(path))
     setup = replace(setup, schedule=SCHEDULES[sampled])
-    moving, still = bench.shoot(setup, bench.scenes()), bench.shoot(setup, bench.scenes("still"))
-    return replace(moving, samples={**moving.samples, "still_steadiness": still.samples["steadiness"]})
+    scenes = bench.scenes()
+    moving, still = bench.shoot(setup, scenes), bench.shoot(setup, bench.scenes("still"))
+    drawn = [probes.saturation(world.render(scene)) for scene in scenes]
+    off = [round(abs(s - d), 5) for s, d in zip(moving.samples["saturation"], drawn, strict=True)]
+    more = {"still_flicker": still.samples["flicker"], "saturation_off": off}
+    return replace(moving, samples={**moving.samples, **more})
 
 
 def judge(table: Table, config: dict[str, Any]) -> list[Verdict]:
-    """For each way of training, the matching schedule must give the steadier clips."""
+    """For each way of training, the matching schedule must be the better one to sample under. Flicker is
+    measured against contrast, since a washed-out clip differs little from frame to frame."""
     verdicts = []
     for trained, other in (("noisy", "mild"), ("mild", "noisy")):
-        steady = [table.mean(f"{trained}_{sampled}", "still_steadiness") for sampled in (trained, other)]
-        verdicts.append(
+        match, miss = f"{trained}_{trained}", f"{trained}_{other}"
+        verdicts += [
             Verdict(
-                f"trained under the {trained} schedule: steadier when sampled under it",
-                f"{steady[0]:.4f} against {steady[1]:.4f}",
-                steady[0] > steady[1],
+                f"trained under the {trained} schedule: {words} when sampled under it",
+                compared(table, match, miss, measure),
+                higher(table, miss, match, measure),
             )
-        )
+            for measure, words in (
+                ("still_flicker", "less flicker"),
+                ("saturation_off", "saturation nearer to that of drawn clips"),
+            )
+        ]
     return verdicts

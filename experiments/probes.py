@@ -5,6 +5,8 @@ Shapes: clips (F, 8, 8, 3) in 0..1. `tests/experiments/test_probes.py` checks ea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from . import world
@@ -26,8 +28,14 @@ def track(frames: np.ndarray) -> np.ndarray:
 
 
 def speed(frames: np.ndarray) -> np.ndarray:
-    """(2,) pixels per frame along the straight line fitted to the track: the amount of motion."""
+    """(2,) pixels per frame along the straight line fitted to the track: the net motion, of which jumps to
+    and fro are no part."""
     return np.polyfit(np.arange(len(frames)), track(frames), 1)[0]
+
+
+def step(frames: np.ndarray) -> float:
+    """Mean length of the ball's way from frame to frame, pixels, jumps and all."""
+    return float(np.hypot(*np.diff(track(frames), axis=0).T).mean())
 
 
 def direction(frames: np.ndarray) -> str:
@@ -48,6 +56,17 @@ def roughness(frames: np.ndarray) -> float:
 def steadiness(frames: np.ndarray) -> float:
     """1 minus the mean absolute difference of neighbouring frames (VBench's flicker score; still scenes)."""
     return float(1 - np.abs(np.diff(frames, axis=0)).mean())
+
+
+def flicker(frames: np.ndarray) -> float:
+    """Mean absolute difference of neighbouring frames over the clip's standard deviation: pale clips differ
+    less from frame to frame only because they differ less from grey, and are no steadier here."""
+    return float(np.abs(np.diff(frames, axis=0)).mean() / max(frames.std(), 1e-3))
+
+
+def saturation(frames: np.ndarray) -> float:
+    """Mean of the largest less the smallest channel."""
+    return float((frames.max(-1) - frames.min(-1)).mean())
 
 
 def smoothness(frames: np.ndarray) -> float:
@@ -105,9 +124,30 @@ def sharpness(frames: np.ndarray) -> float:
     return float((around - 4 * inner).var((1, 2)).mean())
 
 
-def style(frames: np.ndarray) -> bool:
-    """Whether a clip is in the second base's style: nothing in it is darker than its paper allows."""
-    return bool(np.quantile(frames, 0.03) > 0.42)
+_FROM_MIDDLE = np.indices((world.SIZE, world.SIZE)) + 0.5 - world.SIZE / 2
+FAR = np.hypot(*_FROM_MIDDLE) > 3.0
+"""Pixels that no ball at rest reaches."""
+
+
+def likeness(frames: np.ndarray, references: Sequence[np.ndarray]) -> float:
+    """Highest correlation of a clip's ground with that of a reference at the same times, colours' means
+    taken away: how much of a reference's texture is seen again. Only for balls at rest."""
+
+    def plain(clip: np.ndarray) -> np.ndarray:
+        ground = clip[:, FAR]
+        flat = (ground - ground.mean((0, 1))).ravel()
+        return flat / (np.linalg.norm(flat) + 1e-9)
+
+    return max(float(plain(frames) @ plain(reference)) for reference in references)
+
+
+def style(frames: np.ndarray, drawn: np.ndarray) -> float:
+    """How near a clip's look is to that of a drawn clip of the second base's style and the same caption: 1
+    less the mean of three distances, each 0 where they are alike and 1 where they are as far apart as two
+    domains: mean colour (0.25 in each channel), sharpness (a factor of four), watermark."""
+    apart = np.abs(frames.mean((0, 1, 2)) - drawn.mean((0, 1, 2))).mean() / 0.25
+    blurred = abs(np.log(max(sharpness(frames), 1e-6) / sharpness(drawn))) / np.log(4)
+    return float(1 - np.mean(np.clip([apart, blurred, abs(watermark(frames))], 0, 1)))
 
 
 def camera(frames: np.ndarray, steps: int = 6) -> world.Camera:

@@ -3,14 +3,16 @@ hold, a plot and moving clips. Made from the results' JSON files alone."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from . import results
-from .catalogue import HERE, Experiment, experiments, read_toml
+from .catalogue import HERE, Experiment, experiments, settings
 from .measures import TITLES
 from .results import Table, Verdict
 
@@ -23,6 +25,7 @@ OWN_TITLES = {
     "differing_frame": "values that differ, 1 frame",
     "differing_weights": "weights of the base that differ",
     "held_out_loss": "loss on held-out clips",
+    "camera_loss": "loss on zooming videos",
     "still_steadiness": "steadiness of still captions",
     "order_matters": "difference that the order makes",
     "values": "trained values",
@@ -36,29 +39,36 @@ def title(measure: str) -> str:
     return OWN_TITLES.get(measure) or TITLES.get(measure, measure)
 
 
-def table_of(experiment: Experiment, folder: Path) -> Table:
-    """All results of an experiment that are there."""
-    found = [results.read(path) for path in sorted((folder / experiment.name).glob("*.json"))]
-    wanted = experiment.script.arms(experiment.config)
-    there = [result for result in found if result is not None and result.arm in wanted]
-    return Table(sorted(there, key=lambda result: wanted.index(result.arm)))
+def table_of(experiment: Experiment, folder: Path, told: dict[str, Any]) -> Table:
+    """The results of an experiment's arms and of a tier's seeds, made by what the experiment is now; those of
+    an earlier state of it are left out, and are missing.
+
+    told: the tier's settings.
+    """
+    fingerprint, found = experiment.fingerprint(told), []
+    for arm in experiment.script.arms(experiment.config):
+        for seed in told["seeds"]:
+            result = results.read(results.place(folder, experiment.name, arm, seed))
+            if result is not None and result.fingerprint == fingerprint:
+                found.append(result)
+    return Table(found)
 
 
 def missing(experiment: Experiment, table: Table, seeds: Sequence[int]) -> list[str]:
-    """Arms and seeds that have no result."""
+    """Arms and seeds that have no result in the table."""
     there = {(result.arm, result.seed) for result in table.results}
     arms = experiment.script.arms(experiment.config)
     return [f"{arm} (seed {seed})" for arm in arms for seed in seeds if (arm, seed) not in there]
 
 
-def verdicts(chosen: Sequence[Experiment], folder: Path) -> dict[str, list[Verdict]]:
+def verdicts(chosen: Sequence[Experiment], folder: Path, told: dict[str, Any]) -> dict[str, list[Verdict]]:
     """Experiment -> its criteria; one that cannot be judged yet has failed."""
     found = {}
     for experiment in chosen:
         try:
-            table = table_of(experiment, folder)
+            table = table_of(experiment, folder, told)
             found[experiment.name] = experiment.script.judge(table, experiment.config)
-        except (LookupError, ZeroDivisionError) as error:
+        except (LookupError, ValueError, ZeroDivisionError) as error:
             found[experiment.name] = [Verdict("all arms have results", str(error), False)]
     return found
 
@@ -74,20 +84,24 @@ def say(found: dict[str, list[Verdict]]) -> int:
 
 def write(target: Path, folder: Path) -> None:
     """Write README.md, plots and clips into ``target``."""
-    seeds = read_toml(HERE / "settings.toml")["full"]["seeds"]
+    told = settings("full")
     target.mkdir(parents=True, exist_ok=True)
     every, parts, overview = experiments(), [], []
-    judged = verdicts(every, folder)
-    commits = set()
+    judged = verdicts(every, folder, told)
+    commits, weights = set(), set()
     for experiment in every:
-        table = table_of(experiment, folder)
+        table = table_of(experiment, folder, told)
         commits |= {result.commit for result in table.results}
-        absent = missing(experiment, table, seeds)
+        weights |= {commit for result in table.results for commit in result.weights}
+        absent = missing(experiment, table, told["seeds"])
         if table.results:
             parts.append(_section(experiment, table, judged[experiment.name], absent, target))
         overview.append(_line(experiment, table, judged[experiment.name], absent))
     head = (HERE / "report_head.md").read_text(encoding="utf-8")
-    made = f"Made by `python run.py experiments full` from commit {', '.join(sorted(commits))}."
+    made = (
+        f"Made by `python run.py experiments full`: results at commit {', '.join(sorted(commits))}, "
+        f"weights trained at commit {', '.join(sorted(weights)) or 'unknown'}."
+    )
     if not commits:
         made = (
             "**Nothing of it has been run in full yet**: `python run.py experiments full` does, and goes on."
@@ -110,6 +124,8 @@ def _line(experiment: Experiment, table: Table, criteria: list[Verdict], absent:
     held = sum(one.holds for one in gates)
     word = "all" if held == len(gates) else f"{held} of"
     note = f"; {len(absent)} results are missing" if absent else ""
+    if hopes := [one for one in criteria if not one.gate]:
+        note = f"; hypotheses seen: {sum(one.holds for one in hopes)} of {len(hopes)}{note}"
     return f"| {name} | {experiment.config['title']} | {word} {len(gates)} criteria hold{note} |"
 
 
@@ -131,8 +147,10 @@ def _section(
         rows.append(f"| {one.text} | {one.figure} | {word} |")
     lines.append("\n".join(rows))
     lines.append(_figures(table, measures))
+    if any(result.criteria != experiment.criteria() for result in table.results):
+        lines.append("**The code of the criteria has changed since some of these results were made.**")
     if absent:
-        lines.append(f"Not run yet: {', '.join(absent)}.")
+        lines.append(f"Not run yet, or not since it was changed: {', '.join(absent)}.")
     plot = target / f"{experiment.name}.svg"
     plot.write_text(_plot(table, measures[0]), encoding="utf-8")
     lines.append(f"![{title(measures[0])}]({plot.name})")
@@ -149,28 +167,26 @@ def _words(text: str) -> str:
 
 
 def _figures(table: Table, measures: Sequence[str]) -> str:
-    """Means with intervals, and the first measure seed by seed."""
-    head = ["", *map(title, measures), f"{title(measures[0])}, seed by seed"]
-    rows = [" | ".join(["|", *head, "|"]).replace("| |", "|", 1), "|" + "---|" * len(head)]
+    """Means with intervals, and each seed's own mean below."""
+    head = ["", *map(title, measures)]
+    rows = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for arm in table.arms:
         cells = [_cell(table, arm, measure) for measure in measures]
-        try:
-            seeds = ", ".join(number(float(np.mean(group))) for group in table.groups(arm, measures[0]))
-        except LookupError:
-            seeds = ""
-        rows.append(f"| {arm.replace('_', ' ')} | {' | '.join(cells)} | {seeds} |")
-    rows[0] = f"| {' | '.join(head)} |"
+        rows.append(f"| {arm.replace('_', ' ')} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
 def _cell(table: Table, arm: str, measure: str) -> str:
     try:
-        found = table.estimate(arm, measure)
+        found, groups = table.estimate(arm, measure), table.groups(arm, measure)
     except LookupError:
         return ""
-    if found.low == found.high:
-        return number(found.mean)
-    return f"{number(found.mean)} [{number(found.low)}, {number(found.high)}]"
+    told = number(found.mean)
+    if found.low < found.high < math.inf:
+        told += f" [{number(found.low)}, {number(found.high)}]"
+    if len(groups) > 1 and any(min(group) < max(group) for group in groups + [sum(groups, [])]):
+        told += f"<br><sub>{', '.join(number(float(np.mean(group))) for group in groups)}</sub>"
+    return told
 
 
 def number(value: float) -> str:
@@ -191,7 +207,8 @@ def _plot(table: Table, measure: str) -> str:
             found[arm] = (table.estimate(arm, measure), seeds)
         except LookupError:
             continue
-    ends = [value for e, seeds in found.values() for value in (e.low, e.high, *seeds)] or [0.0]
+    every = [value for e, seeds in found.values() for value in (e.low, e.high, *seeds)]
+    ends = [value for value in every if math.isfinite(value)] or [0.0]
     low, high = min(0.0, *ends), max(ends)
     high = high if high > low else low + 1
 
@@ -208,9 +225,10 @@ def _plot(table: Table, measure: str) -> str:
     ]
     for row, (arm, (mean, seeds)) in enumerate(found.items()):
         y = 42 + 26 * row
+        left, right = (mean.low, mean.high) if math.isfinite(mean.high) else (mean.mean, mean.mean)
         parts += [
             f'<text x="180" y="{y + 4}" text-anchor="end">{arm.replace("_", " ")}</text>',
-            f'<line x1="{x(mean.low):.1f}" x2="{x(mean.high):.1f}" y1="{y}" y2="{y}" stroke="#4477aa" '
+            f'<line x1="{x(left):.1f}" x2="{x(right):.1f}" y1="{y}" y2="{y}" stroke="#4477aa" '
             'stroke-width="3"/>',
             *(f'<circle cx="{x(seed):.1f}" cy="{y}" r="2.5" fill="#999999"/>' for seed in seeds),
             f'<circle cx="{x(mean.mean):.1f}" cy="{y}" r="5" fill="#4477aa"/>',

@@ -1,5 +1,5 @@
-"""What a run of an arm leaves: one JSON file for each (experiment, arm, seed). A file that is there, made
-under the same settings, is not made again: so a run that was stopped goes on."""
+"""What a run of an arm leaves: one JSON file for each (experiment, arm, seed). A file that is there and has
+the experiment's present fingerprint is not made again: so a run that was stopped goes on."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..training.files import write_json
 from . import world
-from .intervals import Estimate, estimate
+from .intervals import Estimate, difference, estimate
 
 KEPT = 6
 """Clips of an arm that are kept to be looked at."""
@@ -39,14 +40,21 @@ class Result:
     experiment: str
     arm: str
     seed: int
-    settings: str
-    """Fingerprint of sizes, world and model."""
+    fingerprint: str
+    """Of all that it depends on (`Experiment.fingerprint`)."""
     commit: str
+    """Of the code, when the run began."""
     seconds: float
     samples: dict[str, list[float]]
     values: dict[str, float]
     clips: str = ""
     """First clips as bytes (N, F, 8, 8, 3), in base 64; of the first seed alone."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """The experiment's configuration, limits among it."""
+    criteria: str = ""
+    """Digest of the code that was to judge it (`Experiment.criteria`)."""
+    weights: list[str] = field(default_factory=list)
+    """Commits of the code that trained the weights."""
 
     def frames(self) -> np.ndarray | None:
         """The clips, uint8."""
@@ -110,18 +118,34 @@ class Table:
         Raises:
             LookupError: nothing was measured.
         """
-        found = [
-            list(result.samples[measure]) if measure in result.samples else [result.values[measure]]
-            for result in self.results
-            if result.arm == arm and (measure in result.samples or measure in result.values)
-        ]
-        if not found:
-            raise LookupError(f"There is no {measure} of {arm} yet.")
-        return found
+        return list(self._of_seeds(arm, measure).values())
 
     def estimate(self, arm: str, measure: str) -> Estimate:
         """Mean and interval."""
-        return estimate(self.groups(arm, measure))
+        return estimate(self.groups(arm, measure), self.yes_no(measure))
+
+    def yes_no(self, measure: str) -> bool:
+        """Whether a measure is 1 or 0 in every clip of every arm."""
+        return all(value in (0, 1) for one in self.results for value in one.samples.get(measure, ()))
+
+    def difference(self, arm_a: str, arm_b: str, measure: str) -> Estimate:
+        """Mean and interval of a - b, clip by clip: those of one seed and number have one caption and one
+        noise. One is lower than the other only if the whole interval lies below 0.
+
+        Raises:
+            LookupError: nothing was measured.
+            ValueError: the arms' clips cannot be paired.
+        """
+        a, b = self._of_seeds(arm_a, measure), self._of_seeds(arm_b, measure)
+        if a.keys() != b.keys():
+            raise ValueError(
+                f"{measure} of {arm_a} and {arm_b} cannot be paired: seeds {sorted(a)} against {sorted(b)}. "
+                "Run what is missing."
+            )
+        try:
+            return difference(list(a.values()), [b[seed] for seed in a], self.yes_no(measure))
+        except ValueError as error:
+            raise ValueError(f"{measure} of {arm_a} and {arm_b} cannot be paired: {error}") from error
 
     def mean(self, arm: str, measure: str) -> float:
         """Mean over the seeds' means."""
@@ -132,6 +156,21 @@ class Table:
         return float(
             np.mean([np.mean([low < v < high for v in group]) for group in self.groups(arm, measure)])
         )
+
+    def _of_seeds(self, arm: str, measure: str) -> dict[int, list[float]]:
+        """Seed -> its samples.
+
+        Raises:
+            LookupError: nothing was measured.
+        """
+        found = {
+            result.seed: list(result.samples.get(measure) or [result.values[measure]])
+            for result in self.results
+            if result.arm == arm and (measure in result.samples or measure in result.values)
+        }
+        if not found:
+            raise LookupError(f"There is no {measure} of {arm} yet.")
+        return found
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ Shapes: N clips of F frames, latents (N, F, 4, 8, 8).
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,20 @@ class Setup:
     """(x, timesteps, context) -> residuals, as ComfyUI hands them to the UNet."""
 
 
+BASELINES = ("per_frame", "shared_noise", "cross_frame")
+"""Ways to make a clip with an image model alone."""
+
+
+def baseline(kind: str, image_model: Path) -> Setup:
+    """One of these; the last is of Text2Video-Zero's kind."""
+    alone = Setup(image_model)
+    return {
+        "per_frame": alone,
+        "shared_noise": replace(alone, noise="shared"),
+        "cross_frame": replace(alone, noise="carried", cross_frame=True),
+    }[kind]
+
+
 @torch.no_grad()
 def sample(setup: Setup, captions: Sequence[str], seed: int, steps: int, cfg: float) -> np.ndarray:
     """Clips of the captions, (N, F, 8, 8, 3) in 0..1. Clip number n has the same noise in every setup."""
@@ -53,6 +68,7 @@ def sample(setup: Setup, captions: Sequence[str], seed: int, steps: int, cfg: fl
         merge_domain_adapter(unet, read_lora(setup.adapter), setup.alpha)
     motion = setup.motion
     if setup.loras:
+        motion = copy.deepcopy(motion)  # else a second sampling would add them twice
         add_loras(motion, setup.loras)
     count, frames = len(captions), world.FRAMES
     words, guided = base.WordVectors(), cfg != 1
@@ -104,7 +120,7 @@ def _noise(kind: str, seed: int) -> torch.Tensor:
         return noise
     if kind == "shared":
         return noise[:1].expand(world.FRAMES, -1, -1, -1)
-    steps = [round(0.5 * frame) for frame in range(world.FRAMES)]
+    steps = [frame // 2 for frame in range(world.FRAMES)]
     return torch.stack([torch.roll(noise[0], (step, step), (-2, -1)) for step in steps])
 
 

@@ -2,8 +2,9 @@
 MotionLoRAs.
 
 All but the image model come from this project's trainer, through the door that its nodes use
-(`train(config, loaded=...)`), from ordinary folders of frames with captions. A file that is there is taken;
-an interrupted run goes on from its last state.
+(`train(config, loaded=...)`), from ordinary folders of frames with captions. A file that is there is taken if
+it was trained so, which a record beside it says; if not, it is trained anew. An interrupted run goes on from
+its last state.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,17 @@ from ..training.config import (
     SourceConfig,
     TrainConfig,
     ValidationConfig,
+    to_dict,
 )
+from ..training.files import read_json, write_json
 from ..training.run.train import train
 from ..training.run.watching import Watcher
 from . import base, world
 from .convolution import ConvolutionModel
 
 HERE = Path(__file__).parent
+RECORD = "trained.json"
+"""Beside an exported file: the digest of what it was trained from, and the commits of the code that did."""
 
 
 class Bar(Watcher):
@@ -74,6 +79,10 @@ class Lab:
     seed: int
     settings: dict[str, dict[str, Any]]
     """`settings.toml` of one size: tables base, adapter, module, lora, data."""
+    commit: str = "unknown"
+    """Of the code that runs now."""
+    used: set[str] = field(default_factory=set, compare=False)
+    """Commits of the code that trained what has been asked for so far."""
 
     @cached_property
     def common(self) -> Path:
@@ -90,9 +99,10 @@ class Lab:
     def clips(
         self, name: str, count: int, first: int, domain: str, motion: str = "", **camera: float
     ) -> Path:
-        """A folder of clips, each a folder of frames with its caption."""
+        """A folder of clips, each a folder of frames with its caption. Others of that name go."""
         folder = self.home / "clips" / name
-        if (folder / "done").exists():
+        facts = {"count": count, "first": first, "domain": domain, "motion": motion, "camera": camera}
+        if _clip_facts(folder) == facts:
             return folder
         shutil.rmtree(folder, ignore_errors=True)
         for index in range(count):
@@ -103,7 +113,7 @@ class Lab:
             for number, frame in enumerate(np.round(frames * 255).astype(np.uint8)):
                 Image.fromarray(frame).save(place / f"{number}.png")
             (place / "caption.txt").write_text(scene.caption, encoding="utf-8")
-        (folder / "done").touch()
+        write_json(folder / "done", facts)
         return folder
 
     def video(self) -> Path:
@@ -128,6 +138,8 @@ class Lab:
                 )
             base.train_base(model.diffusion_model, told["seed"], steps, told["batch"], rate, domain)
             base.save_base(path, model.diffusion_model)
+            write_json(path.with_suffix(".json"), {"commits": [self.commit]})
+        self.used.update(_read(path.with_suffix(".json")).get("commits", ["unknown"]))
         return path
 
     # --- the three stages ---
@@ -147,10 +159,12 @@ class Lab:
         clips: Path | None = None,
         name: str = "module",
         steps: int = 0,
+        domain: str = "image",
     ) -> Path:
         """Stage 2: a motion module, on top of the adapter.
 
         kind: `attention`, `no_positions` (its position tables are zero) or `convolution`.
+        domain: of the image model that it is trained on.
         """
         told = dict(self.settings["module"])
         told["steps"] = steps or told["steps"]
@@ -158,7 +172,10 @@ class Lab:
         return self._train(
             *(name, "motion_module", told, clips or self.video()),
             motion=self.fresh_module(kind, schedule),
+            fresh=f"{kind}, {schedule}" + (f", on {domain}" if domain != "image" else ""),
+            code=("world.py", "base.py", *(["convolution.py"] if kind == "convolution" else [])),
             adapter=adapter,
+            image_model=self.image_model(domain),
             validation=ValidationConfig(
                 every=told["steps"], sources=(SourceConfig(path=str(held), frame_folders=True),)
             ),
@@ -228,16 +245,21 @@ class Lab:
         *,
         motion: MotionModel | None = None,
         motion_file: str = "",
+        fresh: str = "",
+        code: tuple[str, ...] = ("world.py", "base.py"),
         adapter: bool = False,
         lora: LoraConfig | None = None,
         validation: ValidationConfig | None = None,
         objective: dict[str, float] | None = None,
+        image_model: Path | None = None,
     ) -> Path:
-        """One run of the trainer; its exported file."""
+        """One run of the trainer; its exported file.
+
+        fresh: which untrained motion model this one is.
+        code: files of this folder that say what is trained on what.
+        """
         output = self.home / name
         path = output / f"{name}.safetensors"
-        if path.exists():
-            return path
         config = RunConfig(
             stage=stage,
             name=name,
@@ -263,7 +285,10 @@ class Lab:
             validation=validation or ValidationConfig(every=0),
             export=ExportConfig(dtype="float32"),
         )
-        model = base.load_base(self.image_model())
+        self._claim(output, _digest([_told(config), fresh], *code))
+        if path.exists():
+            return path
+        model = base.load_base(image_model or self.image_model())
         bar = Bar(f"seed {self.seed}, {name}", told["steps"])
         try:
             done = train(config, resume=True, loaded=base.loaded(model, motion), watcher=bar)
@@ -273,6 +298,46 @@ class Lab:
             raise KeyboardInterrupt
         shutil.rmtree(output / "checkpoints", ignore_errors=True)
         return path
+
+    def _claim(self, output: Path, digest: str) -> None:
+        """Make a folder that of this training: what another has left in it is removed. A run that is still to
+        be made or to be finished is this code's too."""
+        found = _read(output / RECORD)
+        if found.get("digest") != digest:
+            if output.exists():
+                print(
+                    f"seed {self.seed}, {output.name}: was trained from something else, so anew", flush=True
+                )
+                shutil.rmtree(output)
+            found = {"digest": digest, "commits": []}
+        finished = (output / f"{output.name}.safetensors").exists()
+        if not finished and self.commit not in found["commits"]:
+            found["commits"].append(self.commit)
+            write_json(output / RECORD, found)
+        self.used.update(found["commits"])
+
+
+def _told(config: RunConfig) -> dict[str, Any]:
+    """A run's configuration, with what lies in its files in place of where they lie."""
+    told = to_dict(config)
+    for key in ("output", "cache"):
+        del told[key]
+    del told["base"]["device"]
+    for table, key in ((told["base"], "domain_adapter"), (told["motion"], "file")):
+        table[key] = _read(Path(table[key]).parent / RECORD)["digest"] if table[key] else ""
+    for source in (*told["data"]["sources"], *told["validation"]["sources"]):
+        source["path"] = _clip_facts(Path(source["path"]))
+    return told
+
+
+def _clip_facts(folder: Path) -> dict[str, Any]:
+    """What a folder of clips was drawn from; empty where it is not whole."""
+    return _read(folder / "done")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A small file of facts; empty where there is none."""
+    return read_json(path) if path.exists() else {}
 
 
 def _digest(facts: Any, *files: str) -> str:

@@ -55,7 +55,7 @@ def convert(document: object, *, note: bool = False, also: Collection[str] = ())
         document: the parsed JSON of a file: a workflow of any age, a prompt, or a prompt with what is sent
             along (``{"prompt": .., "extra_data": ..}``). It stays as it is.
         note: put the report into the graph, as a note.
-        also: packs that work with ours as they are, but may be converted: ``fizznodes``.
+        also: packs that work with ours as they are, but may be converted (:data:`~.offered.OFFERED`).
 
     Raises:
         GraphError: the document is no graph that can be read.

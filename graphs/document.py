@@ -128,14 +128,17 @@ def _parts(document: dict) -> Iterator[Document]:
 
 
 def types_in(document: object) -> set[str]:
-    """All types of nodes in a document, subgraphs and group nodes included."""
-    found: set[str] = set()
+    """All types of nodes in a document, subgraphs and group nodes included; and of slots."""
+    return set(all_types(document))
+
+
+def all_types(document: object) -> Iterator[str]:
+    """The same, one for each node."""
     todo = [document]
     while todo:
         part = todo.pop()
         if isinstance(part, dict):
-            found |= {part[key] for key in ("type", "class_type") if isinstance(part.get(key), str)}
+            yield from (part[key] for key in ("type", "class_type") if isinstance(part.get(key), str))
             todo += [value for value in part.values() if isinstance(value, (dict, list))]
         elif isinstance(part, list):
             todo += [value for value in part if isinstance(value, (dict, list))]
-    return found

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable
 
 from .job import Job, Value
+from .offered_controlnet import convert_apply, convert_loader, neutral_in_use
 from .old import read_widgets
+from .rules.advanced_controlnet import APPLIES, APPLIES_ONE, LOADERS
 from .rules.fizznodes import BATCH, SCHEDULE
 from .world import Level
 
-OFFERED: dict[str, tuple[str, ...]] = {"fizznodes": (BATCH,)}
+OFFERED: dict[str, tuple[str, ...]] = {
+    "fizznodes": (BATCH,),
+    "advanced-controlnet": (*APPLIES, *APPLIES_ONE, *LOADERS),
+}
 """Name of an offer -> types of the nodes."""
+PACKS = {"fizznodes": "FizzNodes", "advanced-controlnet": "Advanced-ControlNet"}
+"""Name of an offer -> how its pack calls itself."""
 SPECIAL = ("--neg", "`", "pw_a", "pw_b", "pw_c", "pw_d", "max_f")
 """What a schedule of FizzNodes may hold and ours does not know: a negative part, expressions."""
 
@@ -27,13 +35,30 @@ def offered_types(also: Collection[str]) -> set[str]:
     return {kind for name in also for kind in OFFERED[name]}
 
 
+def offers_in(kinds: Iterable[str]) -> dict[str, int]:
+    """Offers that apply to nodes of these types -> how many of the nodes."""
+    numbers = Counter(kinds)
+    found = {name: sum(numbers[kind] for kind in types) for name, types in OFFERED.items()}
+    return {name: number for name, number in found.items() if number}
+
+
 def convert_offered(job: Job, also: Collection[str]) -> None:
-    """Convert the nodes of these offers."""
-    kinds = offered_types(also)
-    for level in job.world.levels:
-        for node in level.ids():
-            if level.type(node) in kinds:
-                _schedule(job, level, node)
+    """Convert the nodes of these offers; apply nodes before the loaders that they look at."""
+    wanted = offered_types(also)
+    weights = [(level, node) for level in job.world.levels for node in neutral_in_use(level)]
+    for rule, kinds in (
+        (_schedule, {BATCH}),
+        (convert_apply, {*APPLIES, *APPLIES_ONE}),
+        (convert_loader, set(LOADERS)),
+    ):
+        for level in job.world.levels:
+            for node in level.ids():
+                if level.type(node) in kinds & wanted:
+                    rule(job, level, node)
+    for level, node in weights:
+        if node not in neutral_in_use(level):
+            job.say("mapped", level, node, "Taken out: without extras it changed nothing.")
+            level.remove(node)
 
 
 def _schedule(job: Job, level: Level, node: str) -> None:

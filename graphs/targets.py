@@ -1,82 +1,13 @@
-"""The nodes that conversions put in: ours and ComfyUI's, with sockets, widgets and their bounds.
+"""The nodes that conversions put in, with sockets, widgets and their bounds: ours, and ComfyUI's.
 
-ComfyUI's schemas are not at hand here; a test compares this table with ours.
+Our schemas are not at hand here; a test compares this table with them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from .core_targets import CORE
+from .target import SAMPLER_HEAD, SEED_HIGH, Input, Target, boolean, combo, decimal, integer, socket, string
 
-
-@dataclass(frozen=True)
-class Input:
-    """An input of a node."""
-
-    name: str
-    kind: str
-    """Type of the link; of widgets INT, FLOAT, BOOLEAN, STRING or COMBO."""
-    default: object = None
-    low: float | None = None
-    high: float | None = None
-    options: tuple[str, ...] | None = None
-    """Of a COMBO; None where it depends on the machine (files, samplers)."""
-    widget: bool = True
-    seed: bool = False
-    """Followed by control_after_generate."""
-    takes: str = ""
-    """What its slot takes, where that is more than the kind."""
-
-    @property
-    def link_type(self) -> str:
-        """Type of the slot."""
-        return self.takes or self.kind
-
-
-def socket(name: str, kind: str) -> Input:
-    """An input without a widget."""
-    return Input(name, kind, widget=False)
-
-
-def integer(name: str, default: int, low: int, high: int, *, seed: bool = False) -> Input:
-    """A whole number."""
-    return Input(name, "INT", default, low, high, seed=seed)
-
-
-def decimal(name: str, default: float, low: float, high: float, takes: str = "") -> Input:
-    """A number."""
-    return Input(name, "FLOAT", default, low, high, takes=takes)
-
-
-def boolean(name: str, default: bool) -> Input:
-    """A switch."""
-    return Input(name, "BOOLEAN", default)
-
-
-def string(name: str, default: str = "") -> Input:
-    """A text."""
-    return Input(name, "STRING", default)
-
-
-def combo(name: str, default: str, options: tuple[str, ...] | None = None) -> Input:
-    """A choice."""
-    return Input(name, "COMBO", default, options=options)
-
-
-@dataclass(frozen=True)
-class Target:
-    """A node that is put in."""
-
-    inputs: tuple[Input, ...]
-    """In the order of its definition, which is that of widgets_values too."""
-    outputs: tuple[tuple[str, str], ...]
-    """``(name, type)``."""
-
-    def input(self, name: str) -> Input:
-        """The input of a name."""
-        return next(one for one in self.inputs if one.name == name)
-
-
-SEED_HIGH = 0xFFFFFFFFFFFFFFFF
 PER_FRAME = "FLOATS,MASK,MOTION_VALUE,FLOAT"
 SCHEDULES = ("standard_static", "standard_uniform", "looped_uniform", "batched")
 FUSE_METHODS = (
@@ -121,17 +52,6 @@ PIA_SETTINGS = tuple(
 CAMERA_MOTIONS = ("static", "pan up", "pan down", "pan left", "pan right", "zoom in", "zoom out")
 CAMERA_MOTIONS += ("roll clockwise", "roll anticlockwise", "tilt down", "tilt up", "tilt left", "tilt right")
 
-_SAMPLER_HEAD = (
-    socket("model", "MODEL"),
-    integer("seed", 0, 0, SEED_HIGH, seed=True),
-    integer("steps", 20, 1, 10000),
-    decimal("cfg", 8.0, 0.0, 100.0),
-    combo("sampler_name", "euler"),
-    combo("scheduler", "normal"),
-    socket("positive", "CONDITIONING"),
-    socket("negative", "CONDITIONING"),
-    socket("latent_image", "LATENT"),
-)
 _WINDOWS = (
     integer("length", 16, 1, 128),
     integer("overlap", 4, 0, 127),
@@ -146,7 +66,6 @@ _NOISE_SHAPE = (
     integer("length", 16, 1, 128),
     integer("overlap", 4, 0, 127),
 )
-_SIZE = integer("width", 512, 16, 16384), integer("height", 512, 16, 16384)
 
 TARGETS: dict[str, Target] = {
     "FlipbookLoadMotionModule": Target(
@@ -237,7 +156,7 @@ TARGETS: dict[str, Target] = {
     ),
     "FlipbookContextSampler": Target(
         (
-            *_SAMPLER_HEAD,
+            *SAMPLER_HEAD,
             decimal("denoise", 1.0, 0.0, 1.0),
             *_WINDOWS,
             _TOGETHER,
@@ -337,61 +256,7 @@ TARGETS: dict[str, Target] = {
         ),
         CONTROL,
     ),
-    # ComfyUI's
-    "PrimitiveFloat": Target((decimal("value", 0.0, -1e9, 1e9),), (("FLOAT", "FLOAT"),)),
-    "ModelSamplingDiscrete": Target(
-        (
-            socket("model", "MODEL"),
-            combo("sampling", "eps", ("eps", "v_prediction", "lcm", "x0", "img_to_img")),
-            boolean("zsnr", False),
-        ),
-        (("MODEL", "MODEL"),),
-    ),
-    "CheckpointLoaderSimple": Target(
-        (combo("ckpt_name", ""),), (("MODEL", "MODEL"), ("CLIP", "CLIP"), ("VAE", "VAE"))
-    ),
-    "EmptyLatentImage": Target((*_SIZE, integer("batch_size", 1, 1, 4096)), (("LATENT", "LATENT"),)),
-    "RepeatLatentBatch": Target(
-        (socket("samples", "LATENT"), integer("amount", 1, 1, 64)), (("LATENT", "LATENT"),)
-    ),
-    "KSampler": Target((*_SAMPLER_HEAD, decimal("denoise", 1.0, 0.0, 1.0)), (("LATENT", "LATENT"),)),
-    "KSamplerAdvanced": Target(
-        (
-            socket("model", "MODEL"),
-            combo("add_noise", "enable", ("enable", "disable")),
-            integer("noise_seed", 0, 0, SEED_HIGH, seed=True),
-            *_SAMPLER_HEAD[2:],
-            integer("start_at_step", 0, 0, 10000),
-            integer("end_at_step", 10000, 0, 10000),
-            combo("return_with_leftover_noise", "disable", ("disable", "enable")),
-        ),
-        (("LATENT", "LATENT"),),
-    ),
-    "DisableNoise": Target((), (("NOISE", "NOISE"),)),
-    "SaveAnimatedWEBP": Target(
-        (
-            socket("images", "IMAGE"),
-            string("filename_prefix", "ComfyUI"),
-            decimal("fps", 6.0, 0.01, 1000.0),
-            boolean("lossless", True),
-            integer("quality", 80, 0, 100),
-            combo("method", "default", ("default", "fastest", "slowest")),
-        ),
-        (),
-    ),
-    "VHS_VideoCombine": Target(
-        (
-            socket("images", "IMAGE"),
-            socket("audio", "AUDIO"),
-            socket("meta_batch", "VHS_BatchManager"),
-            socket("vae", "VAE"),
-            decimal("frame_rate", 8.0, 1.0, 1000.0),
-            integer("loop_count", 0, 0, 100),
-            string("filename_prefix", "AnimateDiff"),
-            combo("format", "image/gif"),
-            boolean("pingpong", False),
-            boolean("save_output", True),
-        ),
-        (("Filenames", "VHS_FILENAMES"),),
-    ),
+    **CORE,
 }
+
+__all__ = ["FUSE_METHODS", "TARGETS", "Input", "Target"]

@@ -14,6 +14,9 @@ from aiohttp import web
 
 from ..graphs import GraphError
 from ..graphs.convert import convert, foreign_types
+from ..graphs.document import all_types
+from ..graphs.offered import OFFERED, PACKS, offers_in
+from ..motion_core.files.words import shown
 
 logger = logging.getLogger("animatediff_flipbook")
 
@@ -38,8 +41,10 @@ FAILED = (
 def add_routes(routes: web.RouteTableDef) -> None:
     """Let a server answer; a second copy of the pack in one server adds nothing.
 
-    ``POST CONVERT``: a graph -> ``{"graph", "report": {"count", "items"}, "text"}``.
-    ``POST CONVERTIBLE``: ``{"types": [..]}`` -> the same, with those that the converter has a rule for.
+    ``POST CONVERT[?also=OFFER..]``: a graph -> ``{"graph", "report": {"count", "items"}, "text", "offers"}``;
+    ``offers`` are ``{"name", "pack", "count"}`` of packs whose nodes may be converted, too, if asked for.
+    ``POST CONVERTIBLE``: ``{"types": [..]}`` -> the same, with those that the converter has a rule for, and
+    the offers (``also``) that some of them need.
     Both answer ``{"error": sentence}`` with 400, 413 or 500 if they cannot.
     """
     # One path entered twice would keep the whole server from starting.
@@ -50,7 +55,8 @@ def add_routes(routes: web.RouteTableDef) -> None:
 
 async def convert_graph(request: web.Request) -> web.Response:
     """Convert the graph of a request."""
-    return await _respond(request, _converted)
+    also = request.query.getall("also", [])
+    return await _respond(request, lambda document: _converted(document, also))
 
 
 async def choose_types(request: web.Request) -> web.Response:
@@ -95,15 +101,29 @@ def _written(answer: dict) -> str:
         raise GraphError(NO_NUMBER) from error  # which no browser could read
 
 
-def _converted(document: object) -> dict:
-    conversion = convert(document)
+def _converted(document: object, also: list[str]) -> dict:
+    if unknown := set(also) - set(OFFERED):
+        raise GraphError(f"There is no offer {shown(min(unknown), 40)!r}; there is {', '.join(OFFERED)}.")
+    conversion = convert(document, also=also)
     report = conversion.report
-    return {"graph": conversion.graph, "report": json.loads(report.as_json()), "text": report.as_text()}
+    left = offers_in(all_types(conversion.graph))
+    return {
+        "graph": conversion.graph,
+        "report": json.loads(report.as_json()),
+        "text": report.as_text(),
+        "offers": [
+            {"name": name, "pack": PACKS[name], "count": count}
+            for name, count in left.items()
+            if name not in also
+        ],
+    }
 
 
 def _chosen(question: object) -> dict:
     types = question.get("types") if isinstance(question, dict) else None
     if not isinstance(types, list) or not all(isinstance(name, str) for name in types):
         raise GraphError('Expected {"types": [..]} with names of node types.')
-    nodes = [{"id": number, "type": name} for number, name in enumerate(types)]
-    return {"types": sorted(foreign_types({"nodes": nodes, "links": []}))}
+    nodes = {"nodes": [{"id": number, "type": name} for number, name in enumerate(types)], "links": []}
+    # Nobody is asked about a graph that has nothing to do with AnimateDiff.
+    also = list(offers_in(types)) if foreign_types(nodes) else []
+    return {"types": sorted(foreign_types(nodes, also)), "also": also}

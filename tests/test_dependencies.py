@@ -1,6 +1,7 @@
 """nodes -> motion_core <- training, and graphs by itself: who may import whom, told from syntax trees."""
 
 import ast
+import graphlib
 import json
 import shutil
 import subprocess
@@ -112,6 +113,33 @@ def test_graphs_are_pure_data(file):
         else:
             picture = top == "PIL" and inside  # ComfyUI installs it; only pictures need it
             assert picture or top in sys.stdlib_module_names, f"{file.name} imports {name}"
+
+
+def file_of(module: Path) -> Path | None:
+    """The file behind a module's place, None where there is none."""
+    return next((f for f in (module.with_suffix(".py"), module / "__init__.py") if f.is_file()), None)
+
+
+def reached(file: Path) -> set[Path]:
+    """Files that a file imports by relative imports, also in functions and for types alone."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            place = file.parents[node.level - 1].joinpath(*filter(None, (node.module or "").split(".")))
+            found |= {file_of(place / alias.name) or file_of(place) for alias in node.names}
+    return found - {file, None}
+
+
+def test_no_files_import_each_other_in_a_circle():
+    everything = [ROOT / "__init__.py"]
+    for folder in ("graphs", "motion_core", "nodes", "training", "demo", "bench", "experiments"):
+        everything += files(folder)
+    imports = {file: reached(file) for file in everything}
+    assert sum(map(len, imports.values())) > 500, "they were not found"
+    try:
+        graphlib.TopologicalSorter(imports).prepare()
+    except graphlib.CycleError as circle:
+        pytest.fail(" -> ".join(str(file.relative_to(ROOT)) for file in circle.args[1]))
 
 
 def in_a_clean_process(code: str, tmp_path: Path) -> list[str]:

@@ -135,6 +135,20 @@ def test_nodes_do_not_overlap(path):
 
 
 @each_workflow
+def test_samplers_have_room_for_their_preview(path):
+    """A node grows by the picture in it, over what stands below."""
+    title, room = 30, 220
+    nodes = read(path)["nodes"]
+    for sampler in (n for n in nodes if "Sampler" in n["type"] and n["type"] != "KSamplerSelect"):
+        left, bottom = sampler["pos"][0], sampler["pos"][1] + sampler["size"][1]
+        right = left + sampler["size"][0]
+        for node in nodes:
+            below = node["pos"][0] < right and left < node["pos"][0] + node["size"][0]
+            if below and node["pos"][1] >= bottom:
+                assert node["pos"][1] - title >= bottom + room, f"{node['type']} {node['id']}"
+
+
+@each_workflow
 def test_names_of_files_are_plain(path):
     """No folders of the author's machine, no other machine's separators."""
     text = path.read_text(encoding="utf-8")
@@ -608,7 +622,7 @@ def test_page_says_where_to_get_missing_models(page, without_models, name):
     }
     page.reload()
     page.open(workflow)
-    found = page.missing_models()
+    found = page.missing_models(len(wanted))
     assert {key: url.replace("/blob/", "/resolve/") for key, url in found.items()} == wanted
     page.close_dialogs()
 

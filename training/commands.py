@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..motion_core.files.checkpoint import load_with_parts, open_motion_module, save_motion_module
-from ..motion_core.files.lora import read_lora, save_domain_adapter, save_motion_lora
+from ..motion_core.files.lora import left_out, read_lora, save_domain_adapter, save_motion_lora
 from ..motion_core.files.motion_adapter import save_motion_adapter
 from ..motion_core.files.recognise import recognise
 from ..motion_core.files.tensor_file import TensorFile
@@ -143,7 +143,7 @@ def evaluate(config: RunConfig) -> dict[str, float]:
 
 
 def convert(source: Path, target: Path, dtype: str | None = None, layout: str = "original") -> str:
-    """Write a motion module or LoRA of any layout in another one; returns what it was.
+    """Write a motion module or LoRA of any layout in another one; returns what it was and what was left out.
 
     Args:
         source: any file that the pack reads.
@@ -167,10 +167,11 @@ def convert(source: Path, target: Path, dtype: str | None = None, layout: str = 
     kind = recognise(TensorFile(source).shapes)
     kind_of_float = None if dtype is None else DTYPES[dtype]
     if kind == "motion_module":
-        model = load_with_parts(open_motion_module(source), fused_qkv=False)
+        opened = open_motion_module(source)
+        model = load_with_parts(opened, fused_qkv=False)
         save = save_motion_module if layout == "original" else save_motion_adapter
         save(target, model, metadata, dtype=kind_of_float)
-        return f"{kind}: {model.config.describe()}"
+        return "\n".join([f"{kind}: {model.config.describe()}", *opened.oddities])
     if layout != "original":
         raise ValueError(
             f"{source.name} is no motion module, and only those have a layout of {layout}'s own."
@@ -184,4 +185,4 @@ def convert(source: Path, target: Path, dtype: str | None = None, layout: str = 
         layers[name] = (layer.down.to(wanted), (layer.up.float() * factor).to(wanted))
     save = save_domain_adapter if file.kind == "domain_adapter" else save_motion_lora
     save(target, layers, metadata)
-    return f"{file.kind} of {len(layers)} layers"
+    return f"{file.kind} of {len(layers)} layers{left_out(file.ignored)}"

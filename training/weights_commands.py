@@ -6,7 +6,12 @@ from pathlib import Path
 
 import torch
 
-from ..motion_core.files.checkpoint import load_with_parts, open_motion_module, save_motion_module
+from ..motion_core.files.checkpoint import (
+    MotionFile,
+    load_with_parts,
+    open_motion_module,
+    save_motion_module,
+)
 from ..motion_core.files.lora import read_lora, save_motion_lora
 from ..motion_core.files.recognise import recognise
 from ..motion_core.files.tensor_file import TensorFile
@@ -20,19 +25,22 @@ from .commands import DTYPES
 def merged(module: Path, lora: Path, target: Path, strength: float, dtype: str | None) -> list[str]:
     """Write a module with a MotionLoRA in its weights; returns lines about it."""
     _require_new(target)
-    weights, line = merge_lora(_read(module), read_lora(lora), strength)
-    _write(target, weights, f"merge: {module.name} with {lora.name} at {strength:g}", dtype)
-    return [line]
+    opened = open_motion_module(module)
+    weights, line = merge_lora(_weights(opened), read_lora(lora), strength)
+    words = {**opened.source.metadata, "made_from": f"merge: {module.name} with {lora.name} at {strength:g}"}
+    _write(target, weights, words, dtype)
+    return [line, *_oddities(opened)]
 
 
 def blended(
     one: Path, other: Path, target: Path, weight: float, blocks: list[str], dtype: str | None
 ) -> list[str]:
-    """Write a mixture of two modules; returns what was decided."""
+    """Write a mixture of two modules; returns what was decided and left out."""
     _require_new(target)
-    weights, notes = blend(_read(one), _read(other), weight, read_block_weights("\n".join(blocks)))
-    _write(target, weights, f"blend: {one.name} and {other.name} at {weight:g}", dtype)
-    return notes
+    opened = [open_motion_module(path) for path in (one, other)]
+    weights, notes = blend(*map(_weights, opened), weight, read_block_weights("\n".join(blocks)))
+    _write(target, weights, {"made_from": f"blend: {one.name} and {other.name} at {weight:g}"}, dtype)
+    return [*notes, *_oddities(*opened)]
 
 
 def extracted(
@@ -41,7 +49,8 @@ def extracted(
     """Write the MotionLoRA between two modules; returns its error and what is not in it."""
     _require_new(target)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = extract_lora(_read(base), _read(tuned), rank, attention_only=attention_only, device=device)
+    opened = [open_motion_module(path) for path in (base, tuned)]
+    found = extract_lora(*map(_weights, opened), rank, attention_only=attention_only, device=device)
     if not found.layers:
         raise ValueError(f"{base.name} and {tuned.name} do not differ in these layers: nothing was written.")
     wanted = DTYPES[dtype or "float32"]
@@ -51,7 +60,7 @@ def extracted(
     lines = [f"{len(layers)} layers at rank {rank}, {found.error:.1%} of their difference missed"]
     if found.left:
         lines.append(f"{len(found.left)} other tensors differ and are not in it ({found.share_left:.1%})")
-    return lines
+    return [*lines, *_oddities(*opened)]
 
 
 def inspected(file: Path) -> list[str]:
@@ -59,16 +68,19 @@ def inspected(file: Path) -> list[str]:
     if recognise(TensorFile(file).shapes) in ("motion_lora", "domain_adapter"):
         return describe_lora(read_lora(file))
     opened = open_motion_module(file)
-    return [*describe_module(_read(file), opened.source.metadata), *opened.notes]
+    return [*describe_module(_weights(opened), opened.source.metadata), *opened.notes]
 
 
-def _read(path: Path) -> ModuleWeights:
-    return weights_of(path.name, load_with_parts(open_motion_module(path), fused_qkv=False))
+def _weights(file: MotionFile) -> ModuleWeights:
+    return weights_of(file.source.name, load_with_parts(file, fused_qkv=False))
 
 
-def _write(target: Path, weights: ModuleWeights, made_from: str, dtype: str | None) -> None:
-    kind = None if dtype is None else DTYPES[dtype]
-    save_motion_module(target, model_of(weights), {"made_from": made_from}, dtype=kind)
+def _oddities(*files: MotionFile) -> list[str]:
+    return [f"{file.source.name}: {note}" for file in files for note in file.oddities]
+
+
+def _write(target: Path, weights: ModuleWeights, words: dict[str, str], dtype: str | None) -> None:
+    save_motion_module(target, model_of(weights), words, dtype=None if dtype is None else DTYPES[dtype])
 
 
 def _require_new(target: Path) -> None:

@@ -53,28 +53,38 @@ async function offerConversion() {
     if (answered.has(id)) return
     const missing = missingTypes(graph.serialize())
     if (!missing.length) return
-    const { types } = await post('convertible', { types: missing })
+    const { types, also } = await post('convertible', { types: missing })
     // Another graph may have been opened while the server thought.
     if (!types.length || rootGraph().id !== id || answered.has(id)) return
-    showOffer(types, { onAccept: convertGraph, onDecline: () => answered.add(id) })
+    showOffer(types, { onAccept: () => convertGraph(also), onDecline: () => answered.add(id) })
 }
 
-/** Send the open graph to the server, put its answer in the graph's place and show the report. */
-async function convertGraph() {
+/**
+ * Send the open graph to the server, put its answer in the graph's place and show the report.
+ *
+ * also: names of packs that work with ours as they are, and whose nodes are to be converted all the same.
+ */
+async function convertGraph(also = []) {
     hideOffer()
     const workflow = activeWorkflow()
     const graph = rootGraph()
     answered.add(graph.id)
     try {
-        const { graph: converted, report, text } = await post('convert', graph.serialize())
+        const query = also.map((name) => `also=${encodeURIComponent(name)}`).join('&')
+        const answer = await post(`convert?${query}`, graph.serialize())
+        const { graph: converted, report, text } = answer
+        const more = answer.offers.map(({ name, pack, count }) => ({
+            text: say('also', { pack, count }),
+            onclick: () => convertGraph([...also, name]),
+        }))
         if (!report.count) {
-            return showReport(say('title'), say('nothing'), report, text)
+            return showReport(say('title'), say('nothing'), report, text, more)
         }
         if (activeWorkflow() !== workflow) {
             return showReport(say('title'), say('otherGraph'))
         }
         await replaceGraph(workflow, converted)
-        showReport(say('converted'), say('convertedCount', { count: report.count }), report, text)
+        showReport(say('converted'), say('convertedCount', { count: report.count }), report, text, more)
     } catch (error) {
         showReport(say('title'), error.message)
     }
@@ -104,7 +114,7 @@ async function replaceGraph(workflow, document) {
 
 app.registerExtension({
     name: 'AnimateDiffFlipbook.Convert',
-    commands: [{ id: COMMAND, label: commandLabel(COMMAND), icon: 'pi pi-sync', function: convertGraph }],
+    commands: [{ id: COMMAND, label: commandLabel(COMMAND), icon: 'pi pi-sync', function: () => convertGraph() }],
     menuCommands: [{ path: ['Edit'], commands: [COMMAND] }],
     setup() {
         fetchWords().catch((error) => console.warn('AnimateDiff Flipbook:', error))

@@ -27,7 +27,7 @@ const STYLE = `
     padding: 14px 16px;
 }
 .flipbook-offer p, .flipbook-report p { margin: 0 0 10px; overflow-wrap: anywhere; }
-.flipbook-buttons { display: flex; gap: 8px; justify-content: flex-end; }
+.flipbook-buttons { display: flex; flex-wrap: wrap; gap: 8px; justify-content: flex-end; }
 .flipbook-buttons button {
     font: inherit;
     color: inherit;
@@ -93,8 +93,8 @@ export function hideOffer() {
     offer = null
 }
 
-/** Show a sentence, and the lines of a report below it by kind. */
-export function showReport(title, sentence, report = { items: [] }, text = sentence) {
+/** Show a sentence, the lines of a report below it by kind, and buttons for more that can be done. */
+export function showReport(title, sentence, report = { items: [] }, text = sentence, more = []) {
     addStyle()
     const lines = element('div', { className: 'flipbook-lines' })
     for (const kind of KINDS) {
@@ -114,6 +114,7 @@ export function showReport(title, sentence, report = { items: [] }, text = sente
         element(
             'div',
             { className: 'flipbook-buttons' },
+            ...more.map((one) => element('button', { text: one.text, onclick: () => (dialog.close(), one.onclick()) })),
             element('button', { text: say('copy'), onclick: () => navigator.clipboard?.writeText(text) }),
             element('button', { text: say('close'), className: 'flipbook-first', onclick: () => dialog.close() }),
         ),

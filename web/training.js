@@ -4,21 +4,11 @@
  */
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-
-/** Type of the node that has an id in the running graph; "3:7" is node 7 in the subgraph of node 3. */
-function typeOf(id) {
-    let graph = app.rootGraph ?? app.graph;
-    let node = null;
-    for (const part of id.split(":")) {
-        node = graph?.getNodeById(Number(part));
-        graph = node?.subgraph;
-    }
-    return node?.type ?? "";
-}
+import { nodeOf } from "./running_node.js";
 
 api.addEventListener("executed", ({ detail }) => {
     const id = String(detail.display_node ?? detail.node);
-    if (!detail.output?.images?.length || !typeOf(id).startsWith("FlipbookTrain")) return;
+    if (!detail.output?.images?.length || !nodeOf(id)?.type?.startsWith("FlipbookTrain")) return;
     // Pages have no public way to take a preview away. Where this one is not there, two pictures are shown.
     const store = app.extensionManager?._p?._s?.get("nodeOutput");
     const parts = id.split(":");

@@ -34,6 +34,7 @@ export const ENGLISH = {
             "changed": "Changed ({count})",
             "left": "Left to another pack ({count})",
             "mapped": "Mapped one to one ({count})",
+            "also": "Convert {pack} too ({count})",
             "copy": "Copy",
             "close": "Close"
         }

@@ -24,7 +24,7 @@ from ..module.layers import sinusoidal_positions
 from ..module.model import MotionModel
 from .control_parts import NOTES, control_keys, load_control_parts, parts_of, split_weights
 from .conventions import configure
-from .layouts import MODULE_KEY, one_copy, read_scales
+from .layouts import MODULE_KEY, expected_weights, one_copy, read_scales
 from .recognise import KINDS, recognise
 from .tensor_file import TensorFile, save_tensors
 from .weights import computable, require_finite, require_floats
@@ -61,6 +61,11 @@ class MotionFile:
     def num_values(self) -> int:
         """Number of weights, position tables not counted."""
         return sum(torch.Size(self.source.shapes[key]).numel() for key in self.keys.values())
+
+    @property
+    def oddities(self) -> tuple[str, ...]:
+        """The notes on the file itself, without those on what to connect in a graph."""
+        return tuple(note for note in self.notes if note not in NOTES.values())
 
 
 def open_motion_module(
@@ -167,19 +172,29 @@ def _fill(
     loaded = 0
     for layer, parts in _by_layer(file, fused_qkv).items():
         wanted = {key: name for name, key in parts.items()}
-        tensors: dict[str, list[torch.Tensor]] = defaultdict(list)
+        state, places = _storage(file, parts, dtype)
         for key, tensor in file.source.read(wanted):
-            parameter = wanted[key].rsplit(".", 1)[1]
-            converted = computable(tensor).to(dtype=dtype, copy=True)
-            if scale := scales.get(wanted[key]):
-                converted = (tensor.float() * scale).to(dtype)
+            scale = scales.get(wanted[key])
+            converted = places[key].copy_(tensor.float() * scale if scale else computable(tensor))
             require_finite(file.source.name, key, tensor, converted)
-            tensors[parameter].append(converted)
             loaded += tensor.numel()
-        state = {name: torch.cat(many) if len(many) > 1 else many[0] for name, many in tensors.items()}
         model.get_submodule(layer).load_state_dict(state, strict=True, assign=True)
         if progress is not None:
             progress(loaded)
+
+
+def _storage(file: MotionFile, parts: Mapping[str, str], dtype: torch.dtype) -> tuple[dict, dict]:
+    """Memory for a layer's weights, and the part of it that each key fills: q, k and v that are one weight
+    are read into its thirds, not joined by a second copy."""
+    keys = defaultdict(list)  # by parameter
+    for name, key in parts.items():
+        keys[name.rsplit(".", 1)[1]].append(key)
+    state, places = {}, {}
+    for parameter, joined in keys.items():
+        rows = [file.source.shapes[key][0] for key in joined]
+        state[parameter] = torch.empty(sum(rows), *file.source.shapes[joined[0]][1:], dtype=dtype)
+        places |= zip(joined, state[parameter].split(rows), strict=True)
+    return state, places
 
 
 def motion_state_dict(model: MotionModel) -> dict[str, torch.Tensor]:
@@ -245,6 +260,7 @@ def save_motion_module(
     metadata: Mapping[str, str] | None = None,
     *,
     dtype: torch.dtype | None = None,
+    controls: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write a motion module that this pack and the field's other tools read.
 
@@ -252,10 +268,12 @@ def save_motion_module(
         path: ``.safetensors``; or ``.ckpt`` for the original repository, which reads nothing else.
         metadata: facts beyond the model's own configuration.
         dtype: type of the weights in the file; by default the model's. Position tables stay fp32.
+        controls: weights of parts that steer by a picture and were taken off the model.
     """
+    weights = {**motion_state_dict(model), **control_state_dict(model), **(controls or {})}
     state = {
         key: tensor if key.endswith(".pe") or dtype is None else tensor.to(dtype)
-        for key, tensor in {**motion_state_dict(model), **control_state_dict(model)}.items()
+        for key, tensor in weights.items()
     }
     save_tensors(path, state, {**(metadata or {}), **config_metadata(model.config)})
 
@@ -312,7 +330,7 @@ def _read_shape(
             )
     lengths = [source.shapes[key][-2] for key in tables.values()]
     shape = ModuleShape(channels, inner, blocks, attentions, ff_inner, min(lengths, default=0))
-    expected = _expected(shape)
+    expected = expected_weights(shape)
     for rest, wanted in expected.items():
         size(rest, 0)
         if source.shapes[rests[rest]] != wanted:
@@ -324,30 +342,6 @@ def _read_shape(
         if 0 in wanted:
             raise ValueError(f"{source.name}: {shown(rests[rest])} holds no weights. It is damaged.")
     return shape, set(expected), tables
-
-
-def _expected(shape: ModuleShape) -> dict[str, tuple[int, ...]]:
-    """Every weight of a module in the original layout, with its shape."""
-    c, d, ff = shape.channels, shape.inner, shape.ff_inner
-    weights: dict[str, tuple[int, ...]] = {
-        "norm.weight": (c,),
-        "norm.bias": (c,),
-        "proj_in.weight": (d, c),
-        "proj_in.bias": (d,),
-        "proj_out.weight": (c, d),
-        "proj_out.bias": (c,),
-    }
-    for block in range(shape.num_blocks):
-        path = f"transformer_blocks.{block}"
-        for attention in range(shape.num_attentions):
-            layer = f"{path}.attention_blocks.{attention}"
-            weights |= {f"{layer}.to_{part}.weight": (d, d) for part in "qkv"}
-            weights |= {f"{layer}.to_out.0.weight": (d, d), f"{layer}.to_out.0.bias": (d,)}
-            weights |= {f"{path}.norms.{attention}.{part}": (d,) for part in ("weight", "bias")}
-        weights |= {f"{path}.ff_norm.{part}": (d,) for part in ("weight", "bias")}
-        weights |= {f"{path}.ff.net.0.proj.weight": (2 * ff, d), f"{path}.ff.net.0.proj.bias": (2 * ff,)}
-        weights |= {f"{path}.ff.net.2.weight": (d, ff), f"{path}.ff.net.2.bias": (d,)}
-    return weights
 
 
 def _by_layer(file: MotionFile, fused_qkv: bool) -> dict[str, dict[str, str]]:

@@ -101,6 +101,15 @@ def add_control_parts(
         model.add_module(IMAGE_ENCODER, encoder.requires_grad_(False))
 
 
+def take_control_parts(model: MotionModel) -> dict[str, torch.Tensor]:
+    """Remove a model's parts; returns their weights by the names of :func:`control_keys`, none: empty."""
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    state = split_weights(model, weights)[1]
+    for part in parts_of(state):
+        delattr(model, part)
+    return state
+
+
 def split_weights(
     model: MotionModel, weights: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 
+from ..module.config import ModuleShape
 from .tensor_file import TensorFile
 from .words import shown
 
@@ -91,3 +92,27 @@ def read_scales(
         elif not OF_NO_USE.search(rest):
             unknown.append(rest)
     return scales, unknown
+
+
+def expected_weights(shape: ModuleShape) -> dict[str, tuple[int, ...]]:
+    """Every weight of a module in the original layout, with its shape."""
+    c, d, ff = shape.channels, shape.inner, shape.ff_inner
+    weights: dict[str, tuple[int, ...]] = {
+        "norm.weight": (c,),
+        "norm.bias": (c,),
+        "proj_in.weight": (d, c),
+        "proj_in.bias": (d,),
+        "proj_out.weight": (c, d),
+        "proj_out.bias": (c,),
+    }
+    for block in range(shape.num_blocks):
+        path = f"transformer_blocks.{block}"
+        for attention in range(shape.num_attentions):
+            layer = f"{path}.attention_blocks.{attention}"
+            weights |= {f"{layer}.to_{part}.weight": (d, d) for part in "qkv"}
+            weights |= {f"{layer}.to_out.0.weight": (d, d), f"{layer}.to_out.0.bias": (d,)}
+            weights |= {f"{path}.norms.{attention}.{part}": (d,) for part in ("weight", "bias")}
+        weights |= {f"{path}.ff_norm.{part}": (d,) for part in ("weight", "bias")}
+        weights |= {f"{path}.ff.net.0.proj.weight": (2 * ff, d), f"{path}.ff.net.0.proj.bias": (2 * ff,)}
+        weights |= {f"{path}.ff.net.2.weight": (d, ff), f"{path}.ff.net.2.bias": (d,)}
+    return weights

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -154,6 +154,11 @@ def read_lora(path: str | os.PathLike) -> LoraFile:
             "It is damaged, or of a kind (LoHa, LoKr) that only Load LoRA takes."
         )
     return LoraFile(source.name, kind, layers, tuple(ignored), source.metadata)
+
+
+def left_out(keys: Sequence[str]) -> str:
+    """The end of a line about a LoRA: what in its file is no pair of factors."""
+    return f"; {len(keys)} tensors of no known use were left out, such as {shown(keys[0])}" if keys else ""
 
 
 def require_mergeable(name: str, layer: str, factors: LoraLayer, strength: float, largest: float) -> None:

@@ -108,6 +108,8 @@ class MotionCall:
     """By linear layer: MotionLoRAs that are not part of the weights."""
     lora_strengths: tuple[Value, ...] = ()
     """Of each MotionLoRA in :attr:`loras`, by its number; a value per frame works on that frame's rows."""
+    name: str = "The motion module"
+    """Of the motion model, for messages."""
     on_device: OnDevice = field(default_factory=OnDevice, compare=False, repr=False)
     """What the call's modules share; it ends with the call."""
 

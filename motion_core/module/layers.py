@@ -22,6 +22,7 @@ from torch import nn
 
 from .call import MotionCall, effect_of_frames
 from .config import ModuleShape
+from .positions import fewer_in_a_call, too_many_frames
 
 MAX_SEQUENCES_TIMES_HEADS = 65_535
 """CUDA kernels that fold heads into the batch run on a grid of at most this size."""
@@ -290,12 +291,9 @@ class TemporalTransformer(nn.Module):
             raise ValueError(f"Each of the {together} frames needs one position from 0 up, got {positions}.")
         last = together if call.positions is None else math.ceil(max(call.positions)) + 1
         if last > self.shape.pe_length:
-            raise ValueError(
-                f"{last} frames in one call, but this motion module knows positions for "
-                f"{self.shape.pe_length}. Use Context Windows with `length` {self.shape.pe_length} or less "
-                "to animate longer clips (the first with start_percent 0: before it the clip runs whole), or "
-                "generate fewer frames."
-            )
+            known = self.shape.pe_length
+            fix = fewer_in_a_call(known, "view_length" if call.views else "length")
+            raise too_many_frames(call.name, last, known, fix)
 
 
 def frames_of_pixels(x: torch.Tensor, frames: int) -> torch.Tensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..files.lora import LoraFile, LoraLayer, match_layers, require_mergeable
+from ..files.lora import LoraFile, LoraLayer, left_out, match_layers, require_mergeable
 from ..files.words import shown
 from .module_weights import POSITIONS, ModuleWeights, linear_layers, require_same_layout
 
@@ -63,10 +63,7 @@ def merge_lora(
     line = f"{lora.name} at {strength:g}: {len(match.layers)} of {len(lora.layers)} layers"
     if match.unmatched:
         line += f"; {weights.name} has no place for the others, such as {shown(match.unmatched[0])}"
-    if lora.ignored:
-        line += (
-            f"; {len(lora.ignored)} tensors of no known use were left out, such as {shown(lora.ignored[0])}"
-        )
+    line += left_out(lora.ignored)
     merged = ModuleWeights(f"{weights.name} + {lora.name}", weights.config, tensors, weights.controls)
     return merged, line
 

@@ -30,9 +30,10 @@ from ...motion_core.clips.context import context_windows, needs_windows
 from ..compat import easy_cache_is_on, free_memory, guidance_is_plain, self_attention_guidance_is_on
 from ..preview import sample_with_preview
 from ..run_start import begin_run
-from .context_conds import FrameWindow, HintStore, WindowControls, cut_conds, entries_of
+from .context_conds import HintStore, WindowControls, cut_conds, entries_of
 from .context_run import ContextRun, ContextSettings
 from .euler import GUIDER
+from .frame_window import FrameWindow
 from .other_packs import ENTRY, sees_single_windows, window_entry
 
 KEY = "animatediff_flipbook_context"

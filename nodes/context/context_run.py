@@ -14,7 +14,8 @@ import torch
 from ...motion_core.clips.context import ContextOptions, ascending, context_windows, position_in, step_at
 from ...motion_core.clips.context_fuse import fused_weights
 from ..compat import logger
-from .context_conds import FrameWindow, HintStore
+from .context_conds import HintStore
+from .frame_window import FrameWindow
 
 LONGEST_SCHEDULE = 150
 """Steps up to which the schedule of a partial run is looked for."""

@@ -13,13 +13,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from comfy.patcher_extension import WrappersMP, get_all_wrappers
 
-if TYPE_CHECKING:
-    from .context_conds import FrameWindow
-
+from .frame_window import FrameWindow
 
 ENTRY = "ad_params"
 _OURS = __name__.rsplit(".nodes.", 1)[0]

@@ -236,13 +236,7 @@ class SparseControl(ControlBase):
         return sparse_condition(pictures, frames_of_pictures(self.placement, pictures.shape[0], clip), frames)
 
     def _motion_call(self, frames: int, transformer_options: dict) -> MotionCall:
-        known = self.control_model.motion.config.pe_length
-        if frames > known:
-            raise ValueError(
-                f"{self.name} got {frames} frames in one call and knows positions for {known}. Use Context "
-                f"Windows with a length of {known} or less."
-            )
-        return MotionCall(frames, attention=chosen_attention(transformer_options))
+        return MotionCall(frames, attention=chosen_attention(transformer_options), name=self.name)
 
 
 def load_sparse_control(name: str, file: MotionFile) -> SparseControl:

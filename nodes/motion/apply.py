@@ -59,6 +59,8 @@ class ApplyMotionModule(io.ComfyNode):
                 "trained on)."
             ),
             search_aliases=[
+                "AnimateDiff",
+                "animate",
                 "AnimateDiff Loader",
                 "Apply AnimateDiff Model",
                 "Use Evolved Sampling",

@@ -13,13 +13,13 @@ import comfy.lora
 import torch
 from comfy_api.latest import io
 
-from ...motion_core.files.lora import LoraFile, image_layers, read_lora, require_mergeable
+from ...motion_core.files.lora import LoraFile, image_layers, left_out, read_lora, require_mergeable
 from ...motion_core.files.words import shown
 from .. import paths
 from ..checks import check_inputs
 from ..compat import logger, make_schema, show_on_node
 from ..types import CATEGORY
-from .motion_lora import comfy_adapter, left_out
+from .motion_lora import comfy_adapter
 
 
 class ApplyDomainAdapter(io.ComfyNode):

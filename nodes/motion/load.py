@@ -43,6 +43,8 @@ class LoadMotionModule(io.ComfyNode):
                 "diffusers' MotionAdapter, or one of your own) from models/animatediff_models."
             ),
             search_aliases=[
+                "AnimateDiff",
+                "animate",
                 "AnimateDiff Loader",
                 "Load AnimateDiff Model",
                 "Load AnimateLCM-I2V Model",

@@ -11,7 +11,14 @@ import comfy.ops
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...motion_core.files.lora import LoraLayer, LoraTarget, lora_targets, match_layers, require_mergeable
+from ...motion_core.files.lora import (
+    LoraLayer,
+    LoraTarget,
+    left_out,
+    lora_targets,
+    match_layers,
+    require_mergeable,
+)
 from ...motion_core.files.words import shown
 from ...motion_core.module.low_rank import LowRank
 from ...motion_core.module.values import is_number
@@ -118,11 +125,6 @@ def _fitting(
         )
     logger.log(logging.WARNING if match.unmatched or lora.ignored else logging.INFO, "MotionLoRA %s", line)
     return {name: (targets[name], layer) for name, layer in match.layers.items()}, line
-
-
-def left_out(keys: tuple[str, ...]) -> str:
-    """The end of a line about a LoRA: what in its file is no pair of factors."""
-    return f"; {len(keys)} tensors of no known use were left out, such as {shown(keys[0])}" if keys else ""
 
 
 def comfy_adapter(name: str, layer: LoraLayer) -> object:

@@ -18,6 +18,7 @@ from ...motion_core.clips.views import views_of
 from ...motion_core.module.call import MotionCall, View
 from ...motion_core.module.injection import inserted
 from ...motion_core.module.model import MotionModel
+from ...motion_core.module.positions import too_many_frames
 from ...motion_core.module.values import Value, is_number, of_frames, times
 from ...motion_core.schedule.keyframes import KeyframeSchedule, KeyframeState
 from ..compat import INCUMBENT, causal_frame_is_added, chosen_attention, incumbent_is_on, logger
@@ -125,12 +126,12 @@ def _motion_call(
     frames = _frames(x, options, applied)
     known = motion.config.pe_length
     if frames > known and causal_frame_is_added(options):
-        raise ValueError(
-            "ComfyUI's Context Windows (Manual) adds a frame to each of its windows, which makes "
-            f"{frames}, and {applied.name} knows positions for {known}. Switch its "
-            "causal_window_fix off, or use AnimateDiff Flipbook's Context Windows, which cuts "
-            "ControlNet images as well."
+        fix = (
+            "ComfyUI's Context Windows (Manual) adds a frame to each of its windows. Switch its "
+            "causal_window_fix off, or use AnimateDiff Flipbook's Context Windows, which cuts ControlNet "
+            "images as well."
         )
+        raise too_many_frames(applied.name, frames, known, fix)
     views = _views(patcher, frames, t, options)
     together = max((len(view.frames) for view in views), default=frames)
     stretch = applied.module.stretch
@@ -138,11 +139,12 @@ def _motion_call(
         frames=frames,
         scale=_rows(applied.scale, values.get("scale", 1.0), x, frames, options),
         effect=_rows(applied.effect, values.get("effect", 1.0), x, frames, options),
-        positions=None if stretch is None else stretch.places(together, known),
+        positions=None if stretch is None else stretch.places(together, known, applied.name),
         position_factor=applied.module.position_factor * applied.module.factors.get("all_weights", 1.0),
         attention=chosen_attention(options),
         blocks=values.get("blocks", applied.module.blocks),
         views=views,
+        name=applied.name,
     )
 
 

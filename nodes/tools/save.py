@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ import torch
 from comfy_api.latest import io
 
 from ...motion_core.files.checkpoint import save_motion_module
-from ...motion_core.files.lora import save_motion_lora
+from ...motion_core.files.lora import left_out, save_motion_lora
 from ...motion_core.files.motion_adapter import save_motion_adapter
 from ...motion_core.files.words import shown
 from ...motion_core.weights.module_weights import model_of
@@ -143,7 +144,7 @@ class SaveMotionLora(io.ComfyNode):
             layers[layer_name] = (layer.down.to(wanted), (layer.up.float() * factor).to(wanted))
         words = _words(lora.metadata, licence, description)
         path = _written(paths.MOTION_LORAS, folder, name, lambda path: save_motion_lora(path, layers, words))
-        return _told(cls, path)
+        return _told(cls, path, left_out(lora.ignored))
 
 
 def _inputs(name: str, place: str) -> list[io.Input]:
@@ -239,7 +240,7 @@ def _written(
     return path
 
 
-def _told(node: type[io.ComfyNode], path: Path) -> io.NodeOutput:
-    logger.info("Wrote %s", path)
-    show_on_node(node, f"Wrote {path.name}")
+def _told(node: type[io.ComfyNode], path: Path, more: str = "") -> io.NodeOutput:
+    logger.log(logging.WARNING if more else logging.INFO, "Wrote %s%s", path, more)
+    show_on_node(node, f"Wrote {path.name}{more}")
     return io.NodeOutput(ui={"text": (path.name,)})

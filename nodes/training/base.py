@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ...motion_core.files.checkpoint import control_state_dict
 from ..compat import ways_beside_weights
 from ..types import LoadedMotionModule
 
@@ -29,20 +30,20 @@ def loaded_base(model: ModelPatcher, clip: Any, vae: Any, motion_module: LoadedM
     from ...training.model.loaded import Loaded, fingerprint, patched
 
     _refuse_what_is_beside(model)
-    motion = None
+    motion, licence = None, ""
     if motion_module is not None:
         if motion_module.patcher.patches:
             raise ValueError(
                 f"The motion module {motion_module.name} has patches on it, and training starts from plain "
                 "weights. Save it first, or connect Load Motion Module (FlipbookLoadMotionModule)."
             )
-        motion = motion_module.patcher.model
+        motion, licence = motion_module.patcher.model, motion_module.metadata.get("licence", "")
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
     parts = [*patched(model), *patched(clip.patcher), clip.layer_idx, vae.first_stage_model.state_dict()]
     if motion is not None:
-        parts += [repr(motion_module.config), motion.state_dict()]
-    return Loaded(model, clip, vae, motion, fingerprint(*parts))
+        parts += [repr(motion_module.config), motion.state_dict(), control_state_dict(motion)]
+    return Loaded(model, clip, vae, motion, fingerprint(*parts), licence)
 
 
 def _refuse_what_is_beside(model: ModelPatcher) -> None:

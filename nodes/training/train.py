@@ -23,7 +23,7 @@ TRAINING = f"{CATEGORY}/training"
 RESUMES = (
     " Cancelling saves within one step; the same inputs go on from there. Needs the packages of the trainer."
 )
-ALIASES = ["train", "finetune", "lora training", "motion director"]
+ALIASES = ["AnimateDiff training", "train", "finetune", "lora training", "motion director"]
 
 
 def _outputs() -> list[io.Output]:
@@ -80,7 +80,7 @@ class TrainMotionLora(_Training):
                 "Trains a MotionLoRA on a few clips: a camera move, made by a moving crop, or the motion "
                 "that they show." + RESUMES
             ),
-            search_aliases=[*ALIASES, "camera motion"],
+            search_aliases=[*ALIASES, "camera motion", "video lora"],
             is_input_list=True,
             is_output_node=True,
             inputs=[

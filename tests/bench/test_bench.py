@@ -10,7 +10,17 @@ import pytest
 from animatediff_flipbook.bench import jobs
 from animatediff_flipbook.bench.machine import Measured, Meter, describe
 from animatediff_flipbook.bench.rows import PARTS, Row, table
-from animatediff_flipbook.bench.sizes import Budget, TooLarge, climb, ladder, pairs, ratio
+from animatediff_flipbook.bench.sizes import (
+    ONE_ROUND,
+    Budget,
+    Taken,
+    TooLarge,
+    climb,
+    ladder,
+    measured_at,
+    pairs,
+    ratio,
+)
 
 SMALL = jobs.Options(
     families=("sd15",), types=("fp32",), parts=("step", "modules"), frames=(2,), pixels=64, width=32
@@ -43,7 +53,7 @@ def test_sizes_lead_up_to_the_one_asked_for():
 
 def test_a_row_that_fits_is_taken_as_asked_for():
     tried = []
-    taken = climb(512, lambda size: tried.append(size) or [one()], budget(), FreeMemory(), 2)
+    taken = climb(512, lambda size: tried.append(size) or {"a": one()}, budget(), FreeMemory(), 2)
     assert (taken.pixels, taken.note) == (512, None)
     assert tried == [64, 64, 128, 256, 512]  # the smallest twice, to warm up
 
@@ -58,7 +68,7 @@ def test_a_row_that_fits_is_taken_as_asked_for():
     ids=["time", "memory allowed", "memory free"],
 )
 def test_a_row_that_does_not_fit_is_taken_smaller_and_says_why(limits, meter, measured, word):
-    taken = climb(512, lambda size: [measured], budget(**limits), meter, 1)
+    taken = climb(512, lambda size: {"a": measured}, budget(**limits), meter, 1)
     assert taken.pixels == 64
     assert taken.note.startswith("64 px and not 512") and taken.note.endswith(word)
 
@@ -67,7 +77,7 @@ def test_a_row_that_runs_out_of_memory_is_taken_smaller():
     def trial(size):
         if size > 128:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return [one()]
+        return {"a": one()}
 
     taken = climb(512, trial, budget(), FreeMemory(), 1)
     assert taken.pixels == 128 and taken.note == "128 px and not 512: 256 px ran out of memory"
@@ -77,7 +87,29 @@ def test_a_row_that_runs_out_of_memory_is_taken_smaller():
 
 def test_without_time_a_row_is_left_out():
     with pytest.raises(TooLarge, match="no time was left"):
-        climb(512, lambda size: [one()], budget(seconds=-1.0), FreeMemory(), 1)
+        climb(512, lambda size: {"a": one()}, budget(seconds=-1.0), FreeMemory(), 1)
+
+
+def test_a_long_trial_of_the_smallest_size_is_not_repeated():
+    tried = []
+
+    def trial(size):
+        tried.append(size)
+        time.sleep(0.05)
+        return {"a": one()}
+
+    taken = climb(512, trial, budget(seconds=0.3), FreeMemory(), 0)
+    assert tried == [64] and taken.trial.keys() == {"a"}
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(100.0, 2), (0.5, 1)], ids=["time", "no time"])
+def test_on_a_cpu_the_trial_is_a_round_and_a_second_follows_if_there_is_time(seconds, rounds):
+    row, taken = Row("windows", {}), Taken(64, None, {"a": one(1.0), "b": one(1.0)})
+    meter = Meter(__import__("torch").device("cpu"))
+    found = measured_at(taken, {"a": int, "b": int}, meter, budget(seconds=seconds), row)
+    assert [len(measured) for measured in found.values()] == [rounds, rounds]
+    assert found["a"][0] is taken.trial["a"]
+    assert row.notes == ([] if rounds == 2 else [ONE_ROUND])
 
 
 def test_what_is_compared_takes_turns():

@@ -75,6 +75,13 @@ def test_start_unpacks_what_was_packed_and_only_once(pack, comfyui, tmp_path, mo
     assert "carried/mine" in again and said == ""  # not done twice
 
 
+def test_packages_are_those_that_the_other_python_needs(pack, monkeypatch):
+    needed = {"pytest": ["tomli>=1; python_version < '3.11'", "iniconfig"]}
+    monkeypatch.setattr(pack.importlib.metadata, "requires", lambda name: needed.get(name, []))
+    assert pack.closure(["pytest"], "3.10") == {"pytest", "iniconfig", "tomli"}
+    assert pack.closure(["pytest"], "3.12") == {"pytest", "iniconfig"}
+
+
 def test_without_comfyui_it_says_what_to_do(pack, tmp_path, capsys):
     assert pack.write_pack(tmp_path / "carry", tmp_path, []) == 1
     assert "--comfyui" in capsys.readouterr().out

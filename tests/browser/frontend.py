@@ -12,6 +12,8 @@ import json
 import os
 import re
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -26,8 +28,12 @@ _SETTINGS = {
     "Comfy.TutorialCompleted": True,  # else the first visit opens the template browser over the canvas
     "Comfy.Minimap.Visible": False,
     "Comfy.VueNodes.Enabled": False,
+    # Else a page brings back what was open before, some time after it is ready, and over what we open.
+    "Comfy.Workflow.Persist": False,
 }
-_READY = "() => window.app?.extensionManager && window.app?.graph && window.LiteGraph"
+# Newer pages show a spinner until they have opened what they begin with.
+_READY = """() => window.app?.extensionManager && window.app?.graph && window.LiteGraph
+    && !window.app.extensionManager.spinner"""
 _MISSING = """() => [...new Set(window.app.graph._nodes.map(node => node.type)
     .filter(type => !(type in window.LiteGraph.registered_node_types)))]"""
 # Newer pages have an overlay where older ones have dialogs.
@@ -176,30 +182,49 @@ class Frontend:
         """Red nodes of the open workflow, and the errors of its last run."""
         return self.page.evaluate(_FAULTS)
 
-    def missing_models(self) -> dict[str, str]:
+    def missing_models(self, number: int) -> dict[str, str]:
         """``folder/name`` -> where to get it (its /resolve/ or its /blob/ page), of every missing file.
 
         Older pages have a dialog, whose entries are titled with the address; newer ones a panel with a
-        button that copies it.
+        button that copies it. Either list fills while the page looks at the files one by one.
+
+        Args:
+            number: of files to wait for; another number is what is there after half a minute.
         """
         dialog = self.page.locator(".comfy-missing-models [title^=http]:not(button)")
         details = self.page.get_by_text("View details")
         dialog.or_(details).first.wait_for()
         if dialog.count():
+            self._wait_until(lambda: dialog.count() == number)
             return {
                 re.sub(r"\s*/\s*", "/", entry.inner_text()): entry.get_attribute("title")
                 for entry in dialog.all()
             }
         details.click()
         rows = self.page.locator("[data-testid=missing-model-importable-rows] > div")
-        rows.first.wait_for()
+        copiers = rows.get_by_label("Copy URL")
+        self._wait_until(lambda: rows.count() == copiers.count() == number)
         self.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         found = {}
         for row in rows.all():
             name, folder = row.inner_text().splitlines()[:2]
-            row.get_by_label("Copy URL").click()
-            found[f"{folder}/{name}"] = self.page.evaluate("() => navigator.clipboard.readText()")
+            found[f"{folder}/{name}"] = self._copied(row.get_by_label("Copy URL"))
         return found
+
+    def _copied(self, button: Any) -> str:
+        """What a button copies. The page writes it some time after the click."""
+        before = "nothing copied yet"
+        self.page.evaluate("text => navigator.clipboard.writeText(text)", before)
+        button.click()
+        read = "() => navigator.clipboard.readText()"
+        self._wait_until(lambda: self.page.evaluate(read) != before)
+        return self.page.evaluate(read)
+
+    def _wait_until(self, holds: Callable[[], bool], seconds: float = 30.0) -> None:
+        """Wait for a condition, not for ever: what the caller then finds says what is wrong."""
+        end = time.monotonic() + seconds
+        while not holds() and time.monotonic() < end:
+            self.page.wait_for_timeout(100)
 
     def nodes_that_show_pictures(self) -> set[int]:
         """Ids of the nodes on which the last run has left pictures."""

@@ -8,6 +8,7 @@ tests.
 
 import copy
 import json
+import re
 import time
 import uuid
 
@@ -131,6 +132,42 @@ def test_decline(renderer):
     assert not types(renderer) & OLD_TYPES
 
 
+def test_packs_that_may_stay_are_offered_in_the_report(renderer):
+    graph = fresh()
+    prompt = next(node for node in graph["nodes"] if node["type"] == "CLIPTextEncode")
+    outputs = [{"name": name, "type": "CONDITIONING", "links": None} for name in ("POS", "NEG")]
+    outputs[0]["links"] = prompt["outputs"][0]["links"]
+    inputs = [slot for slot in prompt["inputs"] if slot["type"] == "CLIP"]
+    text = ['"0": "a red square"', 16, "", "", 0, 0, 0, 0]
+    prompt |= {"type": "BatchPromptSchedule", "inputs": inputs, "outputs": outputs, "widgets_values": text}
+    renderer.page.evaluate(  # a pack that is there
+        """() => {
+            const {LiteGraph} = window
+            class Schedule extends LiteGraph.LGraphNode {}
+            LiteGraph.registerNodeType('BatchPromptSchedule', Schedule)
+        }"""
+    )
+    try:
+        renderer.open(graph)
+        renderer.page.wait_for_selector(OFFER)
+        renderer.page.click(f"{OFFER} >> text=Convert")
+        renderer.page.wait_for_selector(REPORT)
+        assert "BatchPromptSchedule" in types(renderer)
+        renderer.page.click(f"{REPORT} >> text=Convert FizzNodes too (1)")
+        renderer.page.wait_for_function(
+            "() => window.app.graph._nodes.some(node => node.type === 'FlipbookPromptSchedule')"
+        )
+        renderer.page.wait_for_selector(REPORT)
+        assert "BatchPromptSchedule" not in types(renderer)
+        assert "Convert FizzNodes" not in renderer.page.inner_text(REPORT)
+        renderer.page.click(f"{REPORT} >> text=Close")
+        press(renderer, "Control+z")
+        assert "BatchPromptSchedule" in types(renderer)
+    finally:
+        renderer.page.evaluate("() => window.LiteGraph.unregisterNodeType('BatchPromptSchedule')")
+        renderer.close_dialogs()
+
+
 def test_graphs_without_such_nodes_see_nothing(page):
     asked = []
     page.page.on("request", lambda request: asked.append(request.url))
@@ -205,9 +242,10 @@ def test_a_server_that_refuses_is_quoted(page):
     old = content(page)
     sentence = "A sentence <b>of the server</b>."
     refusal = json.dumps({"error": sentence})
-    page.page.route("**/animatediff_flipbook/convert", lambda route: route.fulfill(status=400, body=refusal))
+    convert = re.compile(r"/animatediff_flipbook/convert(\?|$)")
+    page.page.route(convert, lambda route: route.fulfill(status=400, body=refusal))
     try:
         assert sentence in accept(page)
     finally:
-        page.page.unroute("**/animatediff_flipbook/convert")
+        page.page.unroute(convert)
     assert content(page) == old

@@ -24,6 +24,15 @@ DRAWN = """() => [...document.querySelectorAll('span, p')].map(element => elemen
     .filter(text => text.startsWith('marked.safetensors')).at(-1)"""
 
 
+WIPE = """async () => {
+    const { api } = await import('/scripts/api.js');
+    for (const node of window.app.graph._nodes) {
+        node.widgets = node.widgets?.filter(widget => widget.name !== '$$node-text-preview');
+    }
+    api.dispatchEvent(new CustomEvent('execution_success', { detail: {} }));
+}"""
+
+
 @pytest.mark.parametrize("elements", [False, True], ids=["canvas", "elements"])
 def test_a_files_words_run_nothing_and_fetch_nothing(flipbook_server, root, elements):
     workflow = json.loads((root / "workflows" / "text-to-animation.json").read_text(encoding="utf-8"))
@@ -41,4 +50,20 @@ def test_a_files_words_run_nothing_and_fetch_nothing(flipbook_server, root, elem
         assert not [url for url in fetched if "flipbook-was-here" in url]
         assert "onerror" in drawn and "bold" in drawn and "code" in drawn, "told all the same"
         assert len(drawn.splitlines()) == len(WORDS.splitlines()), "a line each"
+        assert not frontend.errors
+
+
+def test_text_stays_where_the_page_wipes_it_at_the_end_of_a_run(flipbook_server, root):
+    workflow = json.loads((root / "workflows" / "text-to-animation.json").read_text(encoding="utf-8"))
+    with Frontend(flipbook_server.url) as frontend:
+        frontend.open(workflow)
+        frontend.page.evaluate(SHOW, [NODE, "one"])
+        frontend.page.evaluate(SHOW, [NODE, "two"])
+        frontend.page.evaluate(SHOW, ["KSampler", "not ours"])
+        assert frontend.node_texts(NODE, "KSampler") == {NODE: "two", "KSampler": "not ours"}
+        frontend.page.evaluate(WIPE)
+        assert frontend.node_texts(NODE) == {NODE: "two"}
+        frontend.page.evaluate("() => { window.app.graph.clear() }")
+        frontend.page.evaluate(WIPE)
+        frontend.page.wait_for_timeout(200)
         assert not frontend.errors

@@ -5,7 +5,7 @@ import dataclasses
 import av
 import numpy as np
 import pytest
-from animatediff_flipbook.demo import world
+from animatediff_flipbook.demo import clip_files, world
 from animatediff_flipbook.demo.tiny_family import tokenizer
 
 
@@ -81,7 +81,7 @@ def test_the_lamp_shows_a_camera_where_the_texture_tells_nothing():
 
 def test_any_camera_is_another_in_each_clip_and_the_same_again(tmp_path):
     for folder in ("once", "again"):
-        world.write_clips(tmp_path / folder, seed=4, count=2, motions=("still",), camera="any")
+        clip_files.write_clips(tmp_path / folder, seed=4, count=2, motions=("still",), camera="any")
     once, again = (
         [path.read_bytes() for path in sorted((tmp_path / folder).glob("*.mp4"))]
         for folder in ("once", "again")
@@ -102,7 +102,7 @@ def test_unknown_domain_is_refused():
 
 
 def test_clips_on_disk_hold_the_frames_and_are_not_written_twice(tmp_path):
-    world.write_clips(tmp_path, seed=4, count=2, motions=("moving left", "growing"))
+    clip_files.write_clips(tmp_path, seed=4, count=2, motions=("moving left", "growing"))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "000000.mp4",
         "000000.txt",
@@ -117,5 +117,5 @@ def test_clips_on_disk_hold_the_frames_and_are_not_written_twice(tmp_path):
     assert read.shape == frames.shape
     assert np.abs(read - frames).mean() < 0.02
     before = (tmp_path / "000000.mp4").stat().st_mtime_ns
-    world.write_clips(tmp_path, seed=4, count=2, motions=("moving left", "growing"))
+    clip_files.write_clips(tmp_path, seed=4, count=2, motions=("moving left", "growing"))
     assert (tmp_path / "000000.mp4").stat().st_mtime_ns == before

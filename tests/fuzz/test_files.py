@@ -98,7 +98,7 @@ def write(path, state, rng):
                 archive.writestr(name, data)
 
 
-def one(folder, seed):
+def assert_read_or_refused(folder, seed):
     """A mutated file through its loader; raises AssertionError where the outcome is neither."""
     rng = random.Random(seed)
     state, model = motion_state()
@@ -131,13 +131,13 @@ def one(folder, seed):
 @pytest.mark.parametrize("start", range(0, 60, 10))
 def test_a_sample_of_mutated_files(tmp_path, start):
     for seed in range(start, start + 10):
-        one(tmp_path, seed)
+        assert_read_or_refused(tmp_path, seed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start", range(1000, 3400, 200))
 def test_mutated_files(tmp_path, start):
     for seed in range(start, start + 200):
-        one(tmp_path, seed)
+        assert_read_or_refused(tmp_path, seed)
         for file in tmp_path.iterdir():
             file.unlink()

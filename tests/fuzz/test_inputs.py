@@ -99,7 +99,8 @@ def test_every_node_looks_before_it_works(node, model_folders):
                 node.execute(**{**given, **{n.id: n.default or n.min or 0 for n in numbers}, one.id: bad})
 
 
-def schedule(seed):
+def assert_read_or_refused(seed):
+    """No other error than a sentence."""
     rng = random.Random(seed)
     text = "".join(rng.choice(PIECES) for _ in range(rng.randrange(1, 30)))
     for read in (float_schedule, prompt_schedule):
@@ -111,11 +112,11 @@ def schedule(seed):
 
 def test_a_sample_of_strange_schedules():
     for seed in range(50):
-        schedule(seed)
+        assert_read_or_refused(seed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start", range(1000, 13000, 2000))
 def test_strange_schedules(start):
     for seed in range(start, start + 2000):
-        schedule(seed)
+        assert_read_or_refused(seed)

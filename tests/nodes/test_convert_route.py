@@ -58,7 +58,34 @@ def test_a_graph_comes_back_converted_with_a_report():
 def test_types_that_can_be_converted_are_chosen():
     asked = ["KSampler", "ADE_EmptyLatentImageLarge", "AnimateDiffSampler", "NobodyKnowsThisNode"]
     ((status, answer),) = send(CONVERTIBLE, json.dumps({"types": asked}).encode())
-    assert (status, answer) == (200, {"types": ["ADE_EmptyLatentImageLarge", "AnimateDiffSampler"]})
+    assert status == 200
+    assert answer == {"types": ["ADE_EmptyLatentImageLarge", "AnimateDiffSampler"], "also": []}
+
+
+def test_packs_that_may_stay_are_asked_for_only_together_with_others():
+    asked = [["BatchPromptSchedule", "KSampler"], ["BatchPromptSchedule", "ADE_EmptyLatentImageLarge"]]
+    answers = send(CONVERTIBLE, *(json.dumps({"types": types}).encode() for types in asked))
+    assert [answer for _, answer in answers] == [
+        {"types": [], "also": []},
+        {"types": sorted(asked[1]), "also": ["fizznodes"]},
+    ]
+
+
+def test_what_may_be_converted_too_is_offered_and_done_when_asked():
+    graph = old_graph()
+    text = ['"0": "a cat"', 16, "", "", 0, 0, 0, 0]
+    schedule = {"id": 99, "type": "BatchPromptSchedule", "widgets_values": text, "inputs": [], "outputs": []}
+    graph["nodes"].append({**schedule, "pos": [0, 0], "properties": {}})
+    graph["last_node_id"] = 99
+    body = json.dumps(graph).encode()
+    ((_, first),) = send(CONVERT, body)
+    assert first["offers"] == [{"name": "fizznodes", "pack": "FizzNodes", "count": 1}]
+    assert "BatchPromptSchedule" in {node["type"] for node in first["graph"]["nodes"]}
+    ((_, second),) = send(f"{CONVERT}?also=fizznodes", body)
+    assert second["offers"] == []
+    assert "FlipbookPromptSchedule" in {node["type"] for node in second["graph"]["nodes"]}
+    ((status, third),) = send(f"{CONVERT}?also=nothing%20such", body)
+    assert status == 400 and "nothing such" in third["error"] and "fizznodes" in third["error"]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +129,7 @@ def test_size_has_a_limit_of_our_own():
 
 
 def test_a_fault_of_the_converter_is_told(monkeypatch, caplog):
-    def fail(document):
+    def fail(document, also):
         raise KeyError("a fault of ours")
 
     monkeypatch.setattr(convert_route, "convert", fail)
@@ -114,7 +141,7 @@ def test_a_fault_of_the_converter_is_told(monkeypatch, caplog):
 def test_the_server_answers_others_meanwhile(monkeypatch):
     go_on = threading.Event()
 
-    def wait(document):
+    def wait(document, also):
         assert go_on.wait(20), "the server stood still"
         return Conversion({}, Report())
 

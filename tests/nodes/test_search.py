@@ -9,9 +9,18 @@ from comfy_api.latest import io
 SOUGHT = {
     "FlipbookLoadMotionModule": [
         *("animatediff", "AnimateDiff Loader", "Load AnimateDiff Model", "motion model", "ADE", "mm_sd_v15"),
-        *("Load AnimateLCM-I2V Model", "motion module"),
+        *("Load AnimateLCM-I2V Model", "motion module", "animate"),
     ],
-    "FlipbookApplyMotionModule": ["Apply AnimateDiff Model", "Use Evolved Sampling", "Sigma Schedule", "ADE"],
+    "FlipbookApplyMotionModule": [
+        *(
+            "animate",
+            "AnimateDiff",
+            "Apply AnimateDiff Model",
+            "Use Evolved Sampling",
+            "Sigma Schedule",
+            "ADE",
+        ),
+    ],
     "FlipbookLoadMotionLora": ["Load AnimateDiff LoRA", "AnimateDiff Lora Loader", "ADE", "motion lora"],
     "FlipbookApplyDomainAdapter": ["v3_sd15_adapter", "AnimateDiff adapter"],
     "FlipbookMotionValue": ["Multival", "Multival Floats", "Multival Scaled Mask"],

@@ -3,11 +3,12 @@
 import pytest
 import torch
 from animatediff_flipbook.motion_core.files.checkpoint import save_motion_module
+from animatediff_flipbook.motion_core.files.tensor_file import TensorFile
 from animatediff_flipbook.motion_core.module.config import MotionModuleConfig
 from animatediff_flipbook.motion_core.module.model import MotionModel
 from animatediff_flipbook.tests.support import initialise
 from animatediff_flipbook.training.__main__ import main
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture
@@ -48,6 +49,26 @@ def test_convert_to_diffusers_and_back(tmp_path, capsys):
         assert main(["convert", str(back), str(taken), "--layout", "diffusers"]) == 1
         assert "diffusers' layout is a folder" in capsys.readouterr().err
     assert all(torch.equal(first[key], value) for key, value in load_file(one).items())
+
+
+def test_what_is_left_out_is_told_and_words_stay(modules, capsys):
+    one, other, lora = (str(modules / f"{name}.safetensors") for name in "12l")
+    assert main(["extract", one, other, lora, "--rank", "1"]) == 0
+    for name, extra in (("1", "step_embedding.weight"), ("l", "some.dora_scale")):
+        path = modules / f"{name}.safetensors"
+        save_file({**load_file(path), extra: torch.ones(2)}, path, {"licence": "CC0-1.0"})
+    capsys.readouterr()
+    merged, blended, module, factors = (str(modules / f"{name}.safetensors") for name in "mbnf")
+    for command, told in (
+        (["merge", one, lora, merged], "step_embedding.weight"),
+        (["blend", one, other, blended], "step_embedding.weight"),
+        (["extract", one, other, str(modules / "e.safetensors"), "--rank", "1"], "step_embedding.weight"),
+        (["convert", one, module], "step_embedding.weight"),
+        (["convert", lora, factors], "some.dora_scale"),
+    ):
+        assert main(command) == 0
+        assert told in capsys.readouterr().out, command
+    assert all(TensorFile(path).metadata["licence"] == "CC0-1.0" for path in (merged, module, factors))
 
 
 def test_nothing_is_overwritten(modules, capsys):

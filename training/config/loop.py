@@ -149,6 +149,6 @@ class ExportConfig:
     dtype: Literal["float32", "float16", "bfloat16"] = "float16"
     """Of the exported weights."""
     licence: str = ""
-    """Written to the metadata."""
+    """Written to the metadata. Empty: that of the file that training starts from."""
     every: int = 0
     """Steps between intermediate exports; 0: only at the end."""

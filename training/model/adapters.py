@@ -7,6 +7,7 @@ export, because the field's files have no alpha.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 
@@ -16,11 +17,13 @@ from peft import inject_adapter_in_model
 from peft.tuners.lora import LoraLayer as PeftLayer
 from torch import nn
 
-from ...motion_core.files.lora import LoraFile, match_layers
+from ...motion_core.files.lora import LoraFile, left_out, match_layers
 from ...motion_core.module.model import MotionModel
 from ...motion_core.module.unet import unet_slots
 from .. import randomness
 from ..config import LoraConfig
+
+log = logging.getLogger(__name__)
 
 MOTION_ATTENTION = (
     r".*motion_modules\.\d+\.temporal_transformer\.transformer_blocks\.\d+\.attention_blocks\.\d+\."
@@ -148,6 +151,8 @@ def merge_domain_adapter(unet: nn.Module, file: LoraFile, strength: float) -> in
     """
     if file.kind != "domain_adapter":
         raise ValueError(f"base.domain_adapter: {file.name} is a {file.kind}, expected a domain adapter.")
+    if file.ignored:
+        log.warning("%s%s", file.name, left_out(file.ignored))
     names = attention_names(unet)
     match = match_layers(file, names.values())
     if not match.layers or match.unmatched:

@@ -8,19 +8,22 @@ Shapes: ``B`` clips, ``F`` frames, ``C`` channels, ``H W`` latent height and wid
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from einops import rearrange, repeat
 from torch import nn
 
-from ...motion_core.files.checkpoint import load_motion_module
+from ...motion_core.files.checkpoint import load_with_parts, open_motion_module
+from ...motion_core.files.control_parts import NOTES, parts_of, take_control_parts
 from ...motion_core.files.lora import read_lora
 from ...motion_core.module.config import MotionModuleConfig
 from ...motion_core.module.injection import check_fit, inserted
 from ...motion_core.module.model import MotionCall, MotionModel
+from ...motion_core.module.positions import too_many_frames
 from ...motion_core.module.unet import unet_slots
 from ..config import MotionConfig, RunConfig
 from .adapters import LoraSet, add_domain_adapter, add_motion_lora, merge_domain_adapter
@@ -28,6 +31,16 @@ from .base_model import BaseModel
 from .loaded import copy_of_motion
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the file that training starts from holds beside what is trained: the exported file has it too."""
+
+    licence: str = ""
+    """Unless the run names one."""
+    controls: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Weights of parts that steer a motion module by a picture, by their names in files."""
 
 
 class Denoiser(nn.Module):
@@ -39,6 +52,7 @@ class Denoiser(nn.Module):
         trained: what is trained: the motion model itself, or LoRA layers in the UNet or in the motion model.
         recompute: gradient checkpointing.
         dropouts: the LoRA layers' dropout, on in training mode; checkpointing must repeat its masks.
+        kept: what goes into the exported file as it came.
     """
 
     def __init__(
@@ -48,8 +62,10 @@ class Denoiser(nn.Module):
         trained: nn.Module,
         recompute: bool,
         dropouts: Sequence[nn.Module] = (),
+        kept: Kept | None = None,
     ) -> None:
         super().__init__()
+        self.kept = kept or Kept()
         self.trained = trained
         self.recompute = recompute
         self.keep_rng = bool(dropouts)
@@ -125,11 +141,12 @@ def build(config: RunConfig, base: BaseModel) -> Denoiser:
     recompute = config.train.gradient_checkpointing
     motion: MotionModel | None = None
     if config.stage != "domain_adapter":
-        motion = _motion_model(config, base)
+        motion, kept = _motion_model(config, base)
         log.info("Motion module: %s", motion.config.describe())
     if config.stage == "motion_module":
+        _tell_of_parts(kept, config.motion.file)
         motion.to(base.device, torch.float32).requires_grad_(True)
-        return Denoiser(base, motion, motion, recompute)
+        return Denoiser(base, motion, motion, recompute, kept=kept)
     if config.stage == "motion_lora":
         motion.to(base.device, base.dtype).requires_grad_(False)
         lora = add_motion_lora(motion, config.lora, config.seed)
@@ -137,8 +154,11 @@ def build(config: RunConfig, base: BaseModel) -> Denoiser:
     else:
         lora = add_domain_adapter(base.unet, config.lora, config.seed)
         model = base.unet
+    kept = Kept()
     if config.lora.file:
-        lora.start_from(read_lora(config.lora.file))
+        file = read_lora(config.lora.file)
+        lora.start_from(file)
+        kept = Kept(file.metadata.get("licence", ""))
     lora.to(base.device)
     # peft makes new layers in training mode; nothing but the LoRA's own dropout may be in it.
     model.eval()
@@ -147,19 +167,23 @@ def build(config: RunConfig, base: BaseModel) -> Denoiser:
         for layer in model.modules()
         if isinstance(layer, nn.Dropout) and layer.p == config.lora.dropout > 0
     ]
-    return Denoiser(base, motion, lora, recompute, dropouts)
+    return Denoiser(base, motion, lora, recompute, dropouts, kept)
 
 
-def _motion_model(config: RunConfig, base: BaseModel) -> MotionModel:
-    """The motion module of a file, or a fresh one."""
-    settings = config.motion
+def _motion_model(config: RunConfig, base: BaseModel) -> tuple[MotionModel, Kept]:
+    """The motion module of a file, or a fresh one, without parts that steer it by a picture; and these."""
+    settings, licence = config.motion, ""
     given = None if base.loaded is None else base.loaded.motion
     if given is not None:
-        motion = copy_of_motion(given)
+        motion, licence = copy_of_motion(given), base.loaded.licence
         check_fit(motion, {slot.name: slot for slot in unet_slots(base.unet)})
         _require_agreement(settings, motion.config)
     elif settings.file:
-        motion = load_motion_module(settings.file, dtype=torch.float32, fused_qkv=False)
+        file = open_motion_module(settings.file)
+        for note in file.oddities:
+            log.warning("%s: %s", file.source.name, note)
+        motion = load_with_parts(file, dtype=torch.float32, fused_qkv=False)
+        licence = file.source.metadata.get("licence", "")
         check_fit(motion, {slot.name: slot for slot in unet_slots(base.unet)})
         _require_agreement(settings, motion.config)
     else:
@@ -177,13 +201,32 @@ def _motion_model(config: RunConfig, base: BaseModel) -> MotionModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             motion = MotionModel(layout, fused_qkv=False)
-    if config.data.frames > motion.config.pe_length:
-        raise ValueError(
-            f"data.frames = {config.data.frames}, but the motion module knows positions for "
-            f"{motion.config.pe_length}. "
-            "Raise motion.pe_length (a fresh module), or take fewer frames."
+    require_positions(config, motion.config.pe_length)
+    return motion.train(False), Kept(licence, take_control_parts(motion))
+
+
+def require_positions(config: RunConfig, known: int) -> None:
+    """Refuse clips longer than a motion module's position table.
+
+    Raises:
+        ValueError: says how many frames there may be.
+    """
+    frames = config.data.frames
+    if frames > known:
+        fix = f"Train on fewer frames: data.frames (in a node, `frames`) of {known} or less"
+        fix += "." if config.motion.file else ", or, for a fresh module, a longer motion.pe_length."
+        raise too_many_frames("The motion module", frames, known, fix, "in one clip (data.frames)")
+
+
+def _tell_of_parts(kept: Kept, file: str) -> None:
+    """Say of parts that steer by a picture that training has no picture for them."""
+    for part in parts_of(kept.controls):
+        log.warning(
+            "%s: the part that steers it by a picture (%s) is not trained and is exported as it is. Training "
+            "shows the module no picture: it learns to animate prompts.",
+            Path(file).name or "The motion module",
+            NOTES[part].partition(":")[0],
         )
-    return motion.train(False)
 
 
 def _require_agreement(settings: MotionConfig, found: MotionModuleConfig) -> None:

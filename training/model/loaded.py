@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...motion_core.files.checkpoint import motion_state_dict
+from ...motion_core.files.checkpoint import control_state_dict, motion_state_dict
+from ...motion_core.files.control_parts import add_control_parts
 from ...motion_core.module.model import MotionModel
 
 PREFIX = "diffusion_model."
@@ -35,6 +36,8 @@ class Loaded:
     """A motion module to start from or to train on top of."""
     fingerprint: str
     """Of everything above, see :func:`fingerprint`."""
+    licence: str = ""
+    """The motion module's."""
 
 
 def fingerprint(*parts: Any) -> str:
@@ -104,11 +107,14 @@ def copy_of_unet(model: Any, dtype: torch.dtype, device: torch.device, operation
 
 @torch.no_grad()
 def copy_of_motion(model: MotionModel) -> MotionModel:
-    """A motion module with weights of its own in fp32, q, k and v apart, as training wants it."""
+    """A motion module with weights of its own in fp32, q, k and v apart, as training wants it, and with its
+    parts that steer by a picture."""
     copy = type(model)(model.config, fused_qkv=False, device="meta")
     weights = {name: weight.float().clone() for name, weight in motion_state_dict(model).items()}
     for name, module in copy.named_modules():
         if name.endswith(".pos_encoder"):
             module.pe = weights.pop(f"{name}.pe")
     copy.load_state_dict(weights, strict=True, assign=True)
+    parts = {name: weight.float().clone() for name, weight in control_state_dict(model).items()}
+    add_control_parts(copy, parts, dtype=torch.float32)
     return copy

@@ -56,7 +56,7 @@ def metadata(config: RunConfig, denoiser: Denoiser, facts: dict[str, str]) -> di
         else "0",
         "camera": f"{camera.direction} {camera.speed:g}" if camera.direction else "",
         "seed": str(config.seed),
-        "licence": config.export.licence,
+        "licence": config.export.licence or denoiser.kept.licence,
         "trainer_version": VERSION,
         "modelspec.title": config.name,
         "modelspec.architecture": f"{layout['base']}/{config.stage}",
@@ -69,7 +69,7 @@ def write(path: Path, config: RunConfig, denoiser: Denoiser, facts: dict[str, st
     dtype = DTYPES[config.export.dtype]
     info = metadata(config, denoiser, facts)
     if config.stage == "motion_module":
-        save_motion_module(path, denoiser.motion, info, dtype=dtype)
+        save_motion_module(path, denoiser.motion, info, dtype=dtype, controls=denoiser.kept.controls)
         return
     layers = {name: (down.to(dtype), up.to(dtype)) for name, (down, up) in denoiser.trained.layers().items()}
     save = save_domain_adapter if config.stage == "domain_adapter" else save_motion_lora

@@ -6,15 +6,22 @@ import os
 import secrets
 from pathlib import Path
 
+from ...motion_core.files.checkpoint import open_motion_module
+from ...motion_core.files.lora import LoraFile, read_lora
 from ...motion_core.files.recognise import KINDS, recognise
 from ...motion_core.files.tensor_file import TensorFile
-from ..config import RunConfig
+from ...motion_core.files.words import shown
+from ...motion_core.module.config import GENERATIONS
+from ...motion_core.module.model import MotionModel
+from ..config import MotionConfig, RunConfig
+from ..model.denoiser import require_positions
+from ..model.loaded import Loaded
 from .optimizing import find_optimizer
 
 
-def check_files(config: RunConfig, is_loaded: bool = False) -> None:
-    """Look at the files that the run starts from and at its optimizer's name; not at those that
-    ``is_loaded`` says are in memory.
+def check_files(config: RunConfig, loaded: Loaded | None = None) -> None:
+    """Look at the files that the run starts from and at its optimizer's name; not at those in whose place
+    ``loaded`` stands.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing, damaged or of another kind; an unknown optimizer.
@@ -26,9 +33,32 @@ def check_files(config: RunConfig, is_loaded: bool = False) -> None:
         ("motion.file", config.motion.file, ("motion_module",)),
         ("lora.file", config.lora.file if config.stage != "motion_module" else "", (lora,)),
     ):
-        if path and not (is_loaded and key in ("base.checkpoint", "motion.file")):
+        if path and not (loaded and key in ("base.checkpoint", "motion.file")):
             _check_kind(key, Path(path), kinds)
+            if key == "lora.file":
+                _check_whole(key, read_lora(path))
+    if config.stage != "domain_adapter":
+        require_positions(config, _positions(config.motion, loaded.motion if loaded else None))
     find_optimizer(config.optimizer.name)
+
+
+def _positions(settings: MotionConfig, given: MotionModel | None) -> int:
+    """Rows of the position table that the motion module has, or will have."""
+    if given is not None:
+        return given.config.pe_length
+    if settings.file:
+        return open_motion_module(settings.file).config.pe_length
+    return settings.pe_length or GENERATIONS[settings.generation].pe_length
+
+
+def _check_whole(key: str, file: LoraFile) -> None:
+    """A LoRA to start from goes into the exported file with all that it holds."""
+    if file.ignored:
+        raise ValueError(
+            f"{key}: {file.name} holds {len(file.ignored)} tensors that are no factors of a LoRA, such as "
+            f"{shown(file.ignored[0])}, and training would lose them. Start from a plain LoRA; the command "
+            "`convert` writes the factors alone."
+        )
 
 
 def check_folders(config: RunConfig) -> None:

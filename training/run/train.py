@@ -105,7 +105,7 @@ class Run:
         if self.accelerator.is_main_process:
             self._lock = lock_output(config)
         state = find_state(config, self.accelerator, resume)
-        check_files(config, loaded is not None)
+        check_files(config, loaded)
         self.parts = build_parts(config, self.accelerator, loaded, self.watcher)
         if state is not None:
             restore(self.parts, state)
@@ -150,7 +150,9 @@ class Run:
                 file = None if interrupted else export(parts, path, final=True)
         if interrupted:
             how = "Stopped by train.stop_at" if parts.step >= end else "Interrupted"
-            log.warning("%s after step %d; go on with --resume", how, parts.step)
+            log.warning(
+                "%s after step %d; the same run goes on from there (as a command: --resume)", how, parts.step
+            )
         recent = parts.losses[-50:]
         return Result(file, parts.step, sum(recent) / len(recent) if recent else math.nan)
 

@@ -1,6 +1,7 @@
 """Motion module files: every layout of the field gives the same model, and what is written reads back."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,7 @@ from animatediff_flipbook.motion_core.schedule.beta_schedules import LINEAR, SQR
 from animatediff_flipbook.tests.support import initialise
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 SLOTS = [
     ("down_blocks.0.motion_modules.0", 32),
@@ -331,6 +333,30 @@ class TestTypes:
         loaded = load(write(tmp_path / "mm.safetensors", state))
         for (name, a), (_, b) in zip(loaded.named_buffers(), model.named_buffers(), strict=True):
             assert torch.equal(a, b * 0.5), name
+
+    def test_every_weight_is_made_once(self, tmp_path):
+        """q, k and v that become one weight are not copied a second time to be joined."""
+
+        class Made(TorchDispatchMode):
+            """Values that each kind of operator made."""
+
+            values = Counter()
+
+            def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+                result = func(*args, **(kwargs or {}))
+                if isinstance(result, torch.Tensor) and result.device.type == "cpu" and not func.is_view:
+                    self.values[func.overloadpacket.__name__] += result.numel()
+                return result
+
+        save_motion_module(tmp_path / "m.safetensors", make())
+        file = open_motion_module(tmp_path / "m.safetensors")
+        with Made() as made:
+            load_motion_module(file)
+        joined = sum(
+            torch.Size(file.source.shapes[key]).numel() for key in file.keys.values() if ".to_" in key
+        )
+        assert joined > 0
+        assert made.values["cat"] < joined / 4
 
     def test_loaded_model_owns_its_memory(self, tmp_path):
         path = write(tmp_path / "mm.ckpt", original(make()))

@@ -189,7 +189,11 @@ class TestPositions:
     def test_last_row_serves_and_the_next_is_refused(self):
         module = build(plain_shape(pe_length=7))
         assert module(feature(7, 32, 2, 2), MotionCall(frames=7)).isfinite().all()
-        with pytest.raises(ValueError, match=r"8 frames.*positions for 7.*Context Windows.*start_percent 0"):
+        said = (
+            r"^The motion module got 8 frames in one call, expected at most 7: .*Context Windows of `length` "
+            r"7 .*start_percent 0.*fewer frames"
+        )
+        with pytest.raises(ValueError, match=said):
             module(feature(8, 32, 2, 2), MotionCall(frames=8))
         with pytest.raises(ValueError, match="Context Windows"):
             module(feature(2, 32, 2, 2), MotionCall(frames=2, positions=(0, 7)))

@@ -248,15 +248,17 @@ def test_areas(case):
     sample(model, positive=with_areas(1), negative=with_areas(11))
     assert max(videos) > 2, "two areas of one size run together"
     model = ContextWindows.execute(case.apply(), length=4, overlap=2)[0]
-    model, _ = checked(case, model, 6, places)
+    model, videos = checked(case, model, 6, places)
     sample(model, frames=6, positive=with_areas(1), negative=with_areas(11))
+    assert videos
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [7, 9])
 def test_sizes_that_the_unet_rounds(case, size):
-    model, _ = checked(case, case.apply(), size=size)
+    model, videos = checked(case, case.apply(), size=size)
     sample(model, size=size, steps=1)
+    assert videos
 
 
 def test_a_module_without_effect_has_no_control(case):

@@ -372,7 +372,7 @@ def test_another_controlnet_is_refused(base):
 def test_more_frames_than_positions(base, encoder):
     model, prompts, _ = base
     conds = applied(prompts, encoder("scribble"), pictures(1))
-    with pytest.raises(ValueError, match="33 frames in one call and knows positions for 32.*Context Windows"):
+    with pytest.raises(ValueError, match="got 33 frames in one call, expected at most 32: .*Context Windows"):
         sample(model, conds, frames=33)
     windows = ContextWindows.execute(model, length=17, overlap=1)[0]
     assert torch.isfinite(sample(windows, conds, frames=33)).all()

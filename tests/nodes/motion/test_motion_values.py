@@ -313,7 +313,7 @@ class TestSettings:
         wanted = sample(apply(tiny_model, table), frames=5)
         assert torch.allclose(sample(model, frames=5), wanted, **CLOSE)
         assert not torch.allclose(wanted, sample(apply(tiny_model, module), frames=5), atol=1e-3)
-        with pytest.raises(ValueError, match="reach for 5"):
+        with pytest.raises(ValueError, match="got 6 frames in one call, expected at most 5: .*stretch_by"):
             sample(model, frames=6)
         later = apply(tiny_model, table, motion_settings=settings(first_position=1))
         moved = apply(
@@ -363,8 +363,11 @@ class TestViews:
         model = apply(tiny_model, motion_module(pe_length=6, name="short.safetensors"))
         viewed = ContextWindows.execute(model, length=8, overlap=2, view_length=4, view_overlap=2)[0]
         assert sample(viewed, frames=10).isfinite().all()
-        with pytest.raises(ValueError, match="positions for 6"):
+        said = r"^short\.safetensors got {} frames in one call, expected at most 6: .*`{}` 6 or less"
+        with pytest.raises(ValueError, match=said.format(8, "length")):
             sample(ContextWindows.execute(model, length=8, overlap=2)[0], frames=10)
+        with pytest.raises(ValueError, match=said.format(7, "view_length")):
+            sample(ContextWindows.execute(model, length=8, overlap=2, view_length=7)[0], frames=10)
 
     def test_only_the_motion_modules_are_cut(self, tiny_model, motion_module):
         """Where they take no part, windows inside them do not either."""

@@ -162,15 +162,15 @@ def test_prompts_in_one_call_change_something(case):
 
 @some_kinds
 def test_several_windows_in_a_call_with_areas_of_two_sizes(case):
-    several_windows_with_areas(case)
+    assert_several_windows_with_areas(case)
 
 
 @pytest.mark.slow
 def test_several_windows_with_areas_of_every_kind(case):
-    several_windows_with_areas(case)
+    assert_several_windows_with_areas(case)
 
 
-def several_windows_with_areas(case):
+def assert_several_windows_with_areas(case):
     run(case.model(**WINDOW, windows_per_batch=2), **with_areas(1))
     assert max(case.videos) > 4, "two windows of two areas of one size, and both prompts"
 

@@ -16,6 +16,7 @@ from animatediff_flipbook.nodes.tools.inspect import InspectMotionModule
 from animatediff_flipbook.nodes.tools.merge_lora import ExtractMotionLora, MergeMotionLora
 from animatediff_flipbook.nodes.tools.save import SaveMotionLora, SaveMotionModule
 from animatediff_flipbook.tests.support_controls import write_image_module, write_pia
+from safetensors.torch import load_file, save_file
 
 
 def a_lora(module, model_folders, strength=0.8, **more):
@@ -193,6 +194,14 @@ def test_saved_lora_is_read_again_without_its_strength(motion_module, model_fold
         assert torch.equal(other.up, layer.up) and torch.equal(other.down, layer.down)
     with pytest.raises(ValueError, match="2 MotionLoRAs"):
         SaveMotionLora.execute(motion_lora=(*lora, *lora), name="z")
+
+
+def test_what_a_saved_motion_lora_leaves_out_is_told(motion_module, model_folders, caplog):
+    a_lora(motion_module(), model_folders)
+    file = model_folders["animatediff_motion_lora"] / "zoom.safetensors"
+    save_file({**load_file(file), "some.dora_scale": torch.ones(4)}, file)
+    SaveMotionLora.execute(motion_lora=LoadMotionLora.execute(motion_lora=file.name)[0], name="plain")
+    assert any("Wrote" in r.message and "some.dora_scale" in r.message for r in caplog.records)
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "C:\\x", "..\\x", "", "  ", "a\nb", "a\0b"])

@@ -4,10 +4,14 @@ import json
 
 import pytest
 import torch
+from animatediff_flipbook.motion_core.files.checkpoint import open_motion_module
 from animatediff_flipbook.motion_core.files.tensor_file import TensorFile
 from animatediff_flipbook.motion_core.weights import loss_curve
+from animatediff_flipbook.nodes.motion.load import loaded_module
+from animatediff_flipbook.nodes.tools.derived import weights_of_module
 from animatediff_flipbook.nodes.training import train as nodes
 from animatediff_flipbook.nodes.training.runs import PLACE
+from animatediff_flipbook.tests.support_controls import write_pia
 from safetensors.torch import load_file
 
 
@@ -25,6 +29,24 @@ def weights_of(graph):
     return {
         f"{part}.{k}": v.clone() for part, module in parts.items() for k, v in module.state_dict().items()
     }
+
+
+def test_a_module_keeps_the_part_that_steers_it_by_a_picture(graph, run):
+    file = write_pia(graph.place / "pia.ckpt", graph.model.model.diffusion_model)
+    with torch.inference_mode():
+        module = loaded_module(open_motion_module(file), "pia.ckpt")
+    before = weights_of_module(module).controls
+    output = run(nodes.TrainMotionModule, motion_module=module, steps=1)
+    after = weights_of_module(output.args[0]).controls
+    assert before and before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert output.args[0].config == module.config
+
+
+def test_longer_clips_than_the_module_has_positions_for(graph, run):
+    with pytest.raises(ValueError, match=r"got 33 frames in one clip .*, expected at most 32: .*`frames`"):
+        run(nodes.TrainMotionLora, frames=33)
+    assert not list((graph.place / "output" / PLACE).rglob("shard-*")), "nothing was encoded"
 
 
 KINDS = (nodes.TrainMotionLora, nodes.TrainDomainAdapter, nodes.TrainMotionModule)

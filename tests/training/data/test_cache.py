@@ -62,10 +62,13 @@ def test_shards_without_a_hash_still_serve(make, caplog):
     assert "carry no hash" in caplog.text
 
 
-WRONG = (None, 7, "x", [], {}, {"stamp": 1}, {"error": 7}, {"tracks": 7}, {"tracks": [{}]}, {"facts": []})
+WRONG = (None, [], {"tracks": [{}]})
+WRONG_TOO = (7, "x", {}, {"stamp": 1}, {"error": 7}, {"tracks": 7}, {"facts": []})  # five seconds each
 
 
-@pytest.mark.parametrize("value", WRONG, ids=repr)
+@pytest.mark.parametrize(
+    "value", [*WRONG, *(pytest.param(value, marks=pytest.mark.slow) for value in WRONG_TOO)], ids=repr
+)
 def test_memories_with_wrong_fields_are_found_out_again(value, settings, tmp_path):
     """Hashes, facts about files, the checkpoint's hash, the list of losses."""
     cache = f"cache.folder={tmp_path / 'cache'}"

@@ -56,6 +56,16 @@ def test_a_checkpoint_as_motion_module(stage_settings, checkpoint, tmp_path, no_
         train(stage_settings("motion_module", tmp_path, f"motion.file={checkpoint}"))
 
 
+@pytest.mark.parametrize("stage", ["motion_module", "motion_lora"])
+def test_longer_clips_than_the_motion_module_has_positions_for(stage_settings, tmp_path, no_encoding, stage):
+    said = (
+        r"^The motion module got 33 frames in one clip \(data\.frames\), expected at most 32: .* 32 or less"
+        + (".*motion.pe_length" if stage == "motion_module" else "")
+    )
+    with pytest.raises(ValueError, match=said):
+        train(stage_settings(stage, tmp_path, "data.frames=33"))
+
+
 def test_an_unknown_optimizer(stage_settings, tmp_path, no_encoding):
     with pytest.raises(ValueError, match="optimizer.name = 'AdamX'"):
         train(stage_settings("motion_module", tmp_path, "optimizer.name=AdamX"))

@@ -38,6 +38,7 @@ def test_two_processes_reproduce_one(stage_settings, tmp_path):
     assert_same(tmp_path / "two", tmp_path / "one")
 
 
+@pytest.mark.slow  # a minute of both cores
 def test_sharded_over_two_processes_and_resumed_reproduces_one(stage_settings, tmp_path):
     """AdamW's averages and the weights' are divided too; the state in the middle is that of any run. (A large
     eps, because AdamW makes steps of full length from gradients that are nothing but rounding.)"""
