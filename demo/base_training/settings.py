@@ -47,5 +47,8 @@ class Settings:
     focus: tuple[int, int] = (0, 1000)
     """Half of the timesteps are from here, the other half from all. Words for shapes are learnt only where
     noise shows the place of a shape and hides its outline."""
+    shape_weight: float = 1.0
+    """Of an error within the shape's surroundings over one elsewhere, where noise shows the shape's place. A
+    shape is a tenth of the picture, and its outline a tenth of that: unweighted, its word is learnt last."""
     empty_captions: float = 0.1
     """Share of captions left out, for classifier-free guidance."""

@@ -20,6 +20,12 @@ from .loop import Run
 from .settings import STATE, Settings
 from .states import read_state, started
 
+PLACE_IS_SEEN = 700
+"""Timestep below which noise shows where the shape is. Above it a weight would make shapes of the ground."""
+SURROUNDINGS = (1.3, 5.0)
+"""How far they reach from the shape's centre: so many radii and so many pixels more. The same for all shapes,
+so that the weight does not tell them apart."""
+
 
 class TextToImage(nn.Module):
     """UNet and text model, trained together."""
@@ -75,6 +81,14 @@ def caption_for_training(content: world.Scene, rng: np.random.Generator, empty: 
     return caption
 
 
+def surroundings(view: tuple[world.Scene, float, world.Camera]) -> torch.Tensor:
+    """Which places of a still's latents lie within the surroundings of its shape: (16, 16) bool."""
+    x, y, radius = world.seen_at(*view)
+    radii, more = SURROUNDINGS
+    centres = torch.arange(world.SIZE // 8) * 8.0 + 4.0
+    return torch.hypot(centres[None, :] - x, centres[:, None] - y) < radii * radius + more
+
+
 def family_schedule() -> BetaSchedule:
     """The noise schedule that ComfyUI gives a model of the family."""
     told = TinyAD.sampling_settings
@@ -90,7 +104,8 @@ def train_unet(settings: Settings) -> None:
     if run.done:
         return
     latents = read_state(STATE / "latents.safetensors")[0]["latents"]
-    scenes = [world.scene(settings.seed, FIRST_LATENT + i) for i in range(len(latents))]
+    views = [world.still_view(settings.seed, FIRST_LATENT + i, settings.look) for i in range(len(latents))]
+    near = torch.stack([surroundings(view) for view in views])
     words = tokenizer.WordTokenizer(tokenizer.read_vocabulary())
     kept = alphas_cumprod(family_schedule()).float()
     rank, workers = distributed.get_rank(), distributed.get_world_size()
@@ -100,7 +115,7 @@ def train_unet(settings: Settings) -> None:
         rng = np.random.default_rng([settings.seed, 7, step, rank])
         random = torch.Generator().manual_seed(settings.seed * 1_000_003 + step * workers + rank)
         which = rng.integers(0, len(latents), batch)
-        captions = [caption_for_training(scenes[i], rng, settings.empty_captions) for i in which]
+        captions = [caption_for_training(views[i][0], rng, settings.empty_captions) for i in which]
         tokens = torch.full((batch, tokenizer.CONTEXT_LENGTH), tokenizer.END)
         for row, caption in enumerate(captions):
             numbers = words(caption)["input_ids"]
@@ -116,6 +131,8 @@ def train_unet(settings: Settings) -> None:
         noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
         made = run.network(noisy, t, tokens)
         target = a.sqrt() * noise - (1 - a).sqrt() * clean
-        return (made - target).square().mean()
+        weighted = near[torch.from_numpy(which)] & (t < PLACE_IS_SEEN).view(-1, 1, 1)
+        weight = torch.where(weighted, settings.shape_weight, 1.0)[:, None]
+        return ((made - target).square() * weight).mean()
 
     run.train(loss_of_step)
