@@ -261,20 +261,6 @@ def _whereabouts(content: Scene, times: np.ndarray) -> tuple[np.ndarray, np.ndar
     return content.centre[0] + dx * along, content.centre[1] + dy * along, radius
 
 
-def seen_at(content: Scene, moment: float, camera: Camera) -> tuple[float, float, float]:
-    """Where a picture of this moment shows the shape: x and y of its centre and its radius, pixels."""
-    x, y, radius = (float(part) for part in _whereabouts(content, np.float64(moment)))
-    frame, middle = moment * (FRAMES - 1), SIZE / 2
-    scale, angle = (1.0 + camera.zoom) ** frame, np.radians(camera.roll * frame)
-    x, y = x - middle, y - middle
-    turned_x, turned_y = x * np.cos(angle) - y * np.sin(angle), y * np.cos(angle) + x * np.sin(angle)
-    return (
-        float(turned_x * scale + middle + camera.pan_x * frame),
-        float(turned_y * scale + middle + camera.pan_y * frame),
-        radius * scale,
-    )
-
-
 def _lamp(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Brightness of the ground at points about the middle of the world: one lamp, a little above the middle.
 

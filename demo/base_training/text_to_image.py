@@ -15,16 +15,10 @@ from ...motion_core.schedule.beta_schedules import BetaSchedule, alphas_cumprod
 from .. import world
 from ..tiny_family import build, tokenizer
 from ..tiny_family.model import TinyAD
-from .autoencoder import FIRST_LATENT
+from .autoencoder import picture
 from .loop import Run
 from .settings import STATE, Settings
 from .states import read_state, started
-
-PLACE_IS_SEEN = 700
-"""Timestep below which noise shows where the shape is. Above it a weight would make shapes of the ground."""
-SURROUNDINGS = (1.3, 5.0)
-"""How far they reach from the shape's centre: so many radii and so many pixels more. The same for all shapes,
-so that the weight does not tell them apart."""
 
 
 class TextToImage(nn.Module):
@@ -81,14 +75,6 @@ def caption_for_training(content: world.Scene, rng: np.random.Generator, empty: 
     return caption
 
 
-def surroundings(view: tuple[world.Scene, float, world.Camera]) -> torch.Tensor:
-    """Which places of a still's latents lie within the surroundings of its shape: (16, 16) bool."""
-    x, y, radius = world.seen_at(*view)
-    radii, more = SURROUNDINGS
-    centres = torch.arange(world.SIZE // 8) * 8.0 + 4.0
-    return torch.hypot(centres[None, :] - x, centres[:, None] - y) < radii * radius + more
-
-
 def family_schedule() -> BetaSchedule:
     """The noise schedule that ComfyUI gives a model of the family."""
     told = TinyAD.sampling_settings
@@ -104,35 +90,46 @@ def train_unet(settings: Settings) -> None:
     if run.done:
         return
     latents = read_state(STATE / "latents.safetensors")[0]["latents"]
-    views = [world.still_view(settings.seed, FIRST_LATENT + i, settings.look) for i in range(len(latents))]
-    near = torch.stack([surroundings(view) for view in views])
+    shapes = len(world.SHAPES)
     words = tokenizer.WordTokenizer(tokenizer.read_vocabulary())
     kept = alphas_cumprod(family_schedule()).float()
     rank, workers = distributed.get_rank(), distributed.get_world_size()
-    batch = settings.unet_batch // workers
+    groups = settings.unet_batch // shapes // workers
 
     def loss_of_step(step: int) -> torch.Tensor:
         rng = np.random.default_rng([settings.seed, 7, step, rank])
         random = torch.Generator().manual_seed(settings.seed * 1_000_003 + step * workers + rank)
-        which = rng.integers(0, len(latents), batch)
-        captions = [caption_for_training(views[i][0], rng, settings.empty_captions) for i in which]
-        tokens = torch.full((batch, tokenizer.CONTEXT_LENGTH), tokenizer.END)
-        for row, caption in enumerate(captions):
-            numbers = words(caption)["input_ids"]
-            tokens[row, : len(numbers)] = torch.tensor(numbers)
-        # one timestep in each of as many equal parts of the schedule as there are latents: a quieter loss
-        part = torch.arange(batch) * workers + rank
-        t = (part + torch.rand(batch, generator=random)) / (batch * workers)
+        scenes = rng.integers(0, len(latents) // shapes, groups)
+        tokens = torch.full((groups * shapes, tokenizer.CONTEXT_LENGTH), tokenizer.END)
+        for group, number in enumerate(scenes):
+            form = int(rng.integers(2**31))  # the same words are left out of all captions of a scene
+            for shape in range(shapes):
+                content = picture(settings, number * shapes + shape)[0]
+                caption = caption_for_training(content, np.random.default_rng(form), settings.empty_captions)
+                numbers = words(caption)["input_ids"]
+                tokens[group * shapes + shape, : len(numbers)] = torch.tensor(numbers)
+        # one timestep in each of as many equal parts of the schedule as there are scenes: a quieter loss
+        part = torch.arange(groups) * workers + rank
+        t = (part + torch.rand(groups, generator=random)) / (groups * workers)
         first, end = settings.focus
-        t = torch.where(part % 2 == 0, first + t * (end - first), t * 1000).long()
-        clean = latents[torch.from_numpy(which)]
-        noise = torch.randn(clean.shape, generator=random)
+        t = torch.where(part % 2 == 0, first + t * (end - first), t * 1000).long().repeat_interleave(shapes)
+        clean = latents.unflatten(0, (-1, shapes))[torch.from_numpy(scenes)].flatten(0, 1)
+        noise = torch.randn(groups, *clean.shape[1:], generator=random).repeat_interleave(shapes, 0)
         a = kept[t].view(-1, 1, 1, 1)
         noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
         made = run.network(noisy, t, tokens)
         target = a.sqrt() * noise - (1 - a).sqrt() * clean
-        weighted = near[torch.from_numpy(which)] & (t < PLACE_IS_SEEN).view(-1, 1, 1)
-        weight = torch.where(weighted, settings.shape_weight, 1.0)[:, None]
-        return ((made - target).square() * weight).mean()
+        return weighted_error((made - target).unflatten(0, (groups, shapes)), settings.word_weight)
 
     run.train(loss_of_step)
+
+
+def weighted_error(errors: torch.Tensor, weight: float) -> torch.Tensor:
+    """Mean square of errors (groups, pictures of a group, ...), with a weight for what differs in a group.
+
+    The pictures of a group have scene, noise and timestep in common and differ in one word. What they all get
+    wrong alike, above all a ground that noise hides, says nothing about that word but is nearly all of the
+    error; what they get wrong differently is the word's.
+    """
+    differing = errors - errors.mean(1, keepdim=True)
+    return errors.square().mean() + (weight - 1) * differing.square().mean()
