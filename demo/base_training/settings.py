@@ -49,7 +49,7 @@ class Settings:
     noise shows the place of a shape and hides its outline."""
     word_weight: float = 16.0
     """Of the part of an error that differs between pictures which differ in the shape's word alone, over the
-    part that they share. A shape's outline is a hundredth of a picture: unweighted, its word is learnt last of
-    all."""
+    part that they share. A shape's outline is a hundredth of a picture: unweighted, its word is learnt the
+    last."""
     empty_captions: float = 0.1
     """Share of captions left out, for classifier-free guidance."""
