@@ -50,6 +50,6 @@ class Settings:
     word_weight: float = 16.0
     """Of the part of an error that differs between pictures which differ in the shape's word alone, over the
     part that they share. A shape's outline is a hundredth of a picture: unweighted, its word is learnt the
-    last."""
+    last. The weight falls to 1 over the run."""
     empty_captions: float = 0.1
     """Share of captions left out, for classifier-free guidance."""

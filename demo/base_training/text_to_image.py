@@ -119,7 +119,8 @@ def train_unet(settings: Settings) -> None:
         noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
         made = run.network(noisy, t, tokens)
         target = a.sqrt() * noise - (1 - a).sqrt() * clean
-        return weighted_error((made - target).unflatten(0, (groups, shapes)), settings.word_weight)
+        weight = 1 + (settings.word_weight - 1) * (1 - run.progress)
+        return weighted_error((made - target).unflatten(0, (groups, shapes)), weight)
 
     run.train(loss_of_step)
 
