@@ -44,10 +44,10 @@ class Settings:
     """Highest learning rate."""
     ema: float = 0.998
     """Decay per step of the averaged weights that are written."""
-    focus: tuple[int, int] = (0, 1000)
-    """Half of the timesteps are from here, the other half from all. Words for shapes are learnt only where
-    noise shows the place of a shape and hides its outline."""
-    word_weight: float = 16.0
+    focus: tuple[int, int] = (400, 800)
+    """Half of the timesteps are from here, where noise shows the place of a shape and need not show its
+    outline; at these, pictures come with the caption of another shape, and are to become what it says."""
+    word_weight: float = 6.0
     """Of the part of an error that differs between pictures which differ in the shape's word alone, over the
     part that they share. A shape's outline is a hundredth of a picture: unweighted, its word is learnt the
     last. The weight falls to 1 over the run."""
