@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--stage", choices=("all", *stages), default="all")
     parser.add_argument("--look", choices=world.LOOKS, default=Settings.look, help="of the world")
     parser.add_argument("--focus", type=int, nargs=2, default=Settings.focus, help="timesteps of one half")
+    parser.add_argument("--word-weight", type=float, default=Settings.word_weight, help="of its surroundings")
     parser.add_argument("--start", default="", help="checkpoint to begin with")
     parser.add_argument("--output", default=Settings.output, help="checkpoint to write")
     parser.add_argument("--bfloat16", action="store_true", help="bfloat16 products")
@@ -59,6 +60,7 @@ def main() -> None:
         output=chosen.output,
         look=chosen.look,
         focus=tuple(chosen.focus),
+        word_weight=chosen.word_weight,
         bfloat16=chosen.bfloat16,
         vae_minutes=chosen.vae_minutes,
         unet_minutes=chosen.unet_minutes,

@@ -232,11 +232,7 @@ def render(content: Scene, times: np.ndarray | None = None, camera: Camera | Non
     cosine, sine = np.cos(np.radians(camera.roll * frame)), np.sin(np.radians(camera.roll * frame))
     x, y = x * cosine + y * sine + middle, y * cosine - x * sine + middle
 
-    dx, dy = DIRECTIONS[content.motion.split()[-1]] if content.motion.startswith("moving") else (0.0, 0.0)
-    centre_x = content.centre[0] + dx * content.travel * (t - 0.5)
-    centre_y = content.centre[1] + dy * content.travel * (t - 0.5)
-    power = {"growing": 1.0, "shrinking": -1.0}.get(content.motion, 0.0)
-    radius = content.radius * content.growth ** (power * (t - 0.5))
+    centre_x, centre_y, radius = _whereabouts(content, t)
 
     ground = _ground(content, x[:1], y[:1]) if camera.rests else _ground(content, x, y)
     tone_a, tone_b = (np.asarray(tone, np.float32) for tone in content.tones)
@@ -254,6 +250,15 @@ def render(content: Scene, times: np.ndarray | None = None, camera: Camera | Non
         light, picture = light * relief[..., None], picture * shadow[..., None]
     paint = np.asarray(COLOURS[content.colour], np.float32) * light
     return (picture * (1 - cover) + paint * cover).astype(np.float32)
+
+
+def _whereabouts(content: Scene, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centre and radius of the shape in the world, pixels."""
+    dx, dy = DIRECTIONS[content.motion.split()[-1]] if content.motion.startswith("moving") else (0.0, 0.0)
+    along = content.travel * (times - 0.5)
+    power = {"growing": 1.0, "shrinking": -1.0}.get(content.motion, 0.0)
+    radius = content.radius * content.growth ** (power * (times - 0.5))
+    return content.centre[0] + dx * along, content.centre[1] + dy * along, radius
 
 
 def _lamp(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -346,11 +351,17 @@ def still(seed: int, index: int, domain: str = "image", look: str = "plain") -> 
     The moment is another for every number, so stills show shapes at every stage of their way; in some
     looks a camera that has moved sees a part of them.
     """
+    content, moment, camera = still_view(seed, index, look)
+    return _in_domain(render(content, np.array([moment]), camera), domain)[0], content.caption
+
+
+def still_view(seed: int, index: int, look: str = "plain") -> tuple[Scene, float, Camera]:
+    """What the still of this number shows: scene, moment 0..1, camera."""
     content = scene(seed, index, look=look)
     rng = np.random.default_rng([seed, index, 1])
-    moment = rng.uniform(0.0, 1.0, 1)
-    camera = any_camera(rng) if rng.random() < LOOKS[look].moved_stills else Camera()
-    return _in_domain(render(content, moment, camera), domain)[0], content.caption
+    moment = float(rng.uniform(0.0, 1.0))
+    moved = rng.random() < LOOKS[look].moved_stills
+    return content, moment, any_camera(rng) if moved else Camera()
 
 
 def _in_domain(frames: np.ndarray, domain: str) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import comfy.taesd.taesd as taesd
 import numpy as np
 import torch
@@ -32,11 +34,20 @@ def fresh_vae(settings: Settings) -> NarrowVae:
 
 def _pool(settings: Settings, first: int, count: int, domain: str) -> torch.Tensor:
     """Stills of the world, (count, 3, 128, 128) uint8."""
-    frames = [
-        np.round(world.still(settings.seed, first + i, domain, settings.look)[0] * 255).astype(np.uint8)
-        for i in range(count)
-    ]
-    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
+    return _stacked([world.still(settings.seed, first + i, domain, settings.look)[0] for i in range(count)])
+
+
+def _stacked(frames: list[np.ndarray]) -> torch.Tensor:
+    rounded = np.stack([np.round(frame * 255).astype(np.uint8) for frame in frames])
+    return torch.from_numpy(rounded).permute(0, 3, 1, 2).contiguous()
+
+
+def picture(settings: Settings, number: int) -> tuple[world.Scene, float, world.Camera]:
+    """Scene, moment and camera of a picture that the UNet learns from: one after the other, each scene with
+    each of the shapes."""
+    scene, shape = divmod(number, len(world.SHAPES))
+    content, moment, camera = world.still_view(settings.seed, FIRST_LATENT + scene, settings.look)
+    return replace(content, shape=world.SHAPES[shape]), moment, camera
 
 
 def _slopes(pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -112,7 +123,10 @@ def cache_latents(settings: Settings) -> None:
             continue
         first = int(file.stem)
         count = min(500, settings.num_latents - first)
-        pictures = _pool(settings, FIRST_LATENT + first, count, "image")
+        views = [picture(settings, first + number) for number in range(count)]
+        pictures = _stacked(
+            [world.render(content, np.array([moment]), camera)[0] for content, moment, camera in views]
+        )
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
             raw = [narrow.taesd_encoder(batch.float().div(255)).float() for batch in pictures.split(25)]
         raw = torch.cat(raw)

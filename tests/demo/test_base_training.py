@@ -3,10 +3,13 @@
 import math
 import time
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as distributed
-from animatediff_flipbook.demo.base_training import loop, narrow_vae
+from animatediff_flipbook.demo import world
+from animatediff_flipbook.demo.base_training import autoencoder, loop, narrow_vae, text_to_image
+from animatediff_flipbook.demo.base_training.settings import Settings
 from comfy.taesd.taesd import TAESD
 
 
@@ -86,3 +89,25 @@ def test_a_grown_autoencoder_begins_as_the_one_it_grew_from():
         latents = old.taesd_encoder(pictures)
         torch.testing.assert_close(fresh.taesd_encoder(pictures), latents)
         torch.testing.assert_close(fresh.taesd_decoder(latents), old.taesd_decoder(latents))
+
+
+def test_pictures_of_a_scene_differ_in_the_shape_alone():
+    settings = Settings(look="lit")
+    views = [autoencoder.picture(settings, number) for number in range(8)]
+    assert [view[0].shape for view in views] == [*world.SHAPES, *world.SHAPES]
+    for group in (views[:4], views[4:]):
+        captions = {view[0].caption.replace(view[0].shape, "thing") for view in group}
+        assert len(captions) == 1 and len({view[1:] for view in group}) == 1
+    assert views[0] != views[4]
+    first, second = (world.render(view[0], np.array([view[1]]), view[2])[0] for view in views[:2])
+    assert 0.005 < (abs(first - second).max(-1) > 0.02).mean() < 0.5
+
+
+def test_what_a_group_gets_wrong_alike_has_no_more_weight():
+    errors = torch.randn(5, 4, 3, 2, generator=torch.Generator().manual_seed(0))
+    alike = errors[:, :1].expand(-1, 4, -1, -1)
+    assert text_to_image.weighted_error(alike, 16.0) == pytest.approx(float(alike.square().mean()), rel=1e-5)
+    assert text_to_image.weighted_error(errors, 1.0) == pytest.approx(float(errors.square().mean()), rel=1e-5)
+    differing = errors - errors.mean(1, keepdim=True)
+    expected = float(alike.square().mean() + 16 * differing.square().mean())
+    assert text_to_image.weighted_error(alike + differing, 16.0) == pytest.approx(expected, rel=1e-5)
