@@ -2,6 +2,7 @@
 
     python demo/gauge.py [--lora tiny_zoom_in] [--clips N] [--models DIR] [--look lit]
     python demo/gauge.py --shapes [--clips N] [--models DIR] [--look lit]
+    python demo/gauge.py --words [--clips N] [--models DIR] [--look lit]
 
 Clips that truly move as the MotionLoRA says are noised to a timestep; what moves in the clean clip that the
 model predicts from them, as a share of the truth, is one number of the table. Sampling begins where nothing
@@ -11,11 +12,15 @@ Rows: the image model alone, frame by frame; with the motion module; with the Mo
 With --shapes, stills are noised, and a number is the share of the clean pictures predicted by the image model
 that show the shape and the colour asked for. Where the colour is right, the model knows where the shape is:
 if the shape is wrong there all the same, it has not learnt the word.
+
+With --words, the same stills get the caption of another shape, and a number says how much of the difference
+that this shape would make to the picture the word makes in the prediction: 0 is a word that is not read.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,19 +118,50 @@ def shape_table(renderer: evaluate.Renderer, options: argparse.Namespace) -> dic
     return rows
 
 
+def word_table(renderer: evaluate.Renderer, options: argparse.Namespace) -> dict[str, list[list[float]]]:
+    """For each picture, the share of another shape's difference that its word makes, by timestep."""
+    import numpy as np
+    import torch
+    from animatediff_flipbook.demo import world
+
+    rows: dict[str, list[list[float]]] = {"word is read": []}
+    sample = evaluate.Sample("motion_off", 0, "still", motion=False)
+    for number in tqdm(range(options.clips), unit="picture"):
+        scene = world.scene(SEED, number, "still", options.look)
+        names = [name for name in world.SHAPES if name != scene.shape]
+        scenes = [scene, replace(scene, shape=names[number % len(names)])]
+        frames = np.concatenate([world.render(one, np.array([0.5])) for one in scenes])
+        shares = []
+        with torch.inference_mode():
+            clean = renderer.vae.encode(torch.from_numpy(frames))
+            wanted = clean[1] - clean[0]
+            for timestep in TIMESTEPS:
+                now, other = (
+                    predicted(renderer.model, renderer.texts_of(sample, one), clean[:1], timestep, number)
+                    for one in scenes
+                )
+                shares.append(float(((other - now)[0] * wanted).sum() / wanted.square().sum()))
+        rows["word is read"].append(shares)
+    return rows
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lora", choices=evaluate.CAMERAS, default="tiny_zoom_in")
     parser.add_argument("--shapes", action="store_true", help="words of shapes instead of a camera movement")
+    parser.add_argument("--words", action="store_true", help="how much a word of another shape changes")
     parser.add_argument("--clips", type=int, default=8, help="or pictures")
     parser.add_argument("--models", type=Path, default=evaluate.MODELS, help="folder of the family's files")
     parser.add_argument("--look", default="plain", help="of the world that the family knows: plain or lit")
     options = parser.parse_args()
     renderer = evaluate.Renderer(str(enter()), options.models.resolve())
-    rows = (shape_table if options.shapes else camera_table)(renderer, options)
+    table = word_table if options.words else shape_table if options.shapes else camera_table
+    rows = table(renderer, options)
     _, field, rate = evaluate.CAMERAS[options.lora]
-    title = "share of pictures" if options.shapes else f"{options.lora}: share of {field} {rate:g} a frame"
+    title = f"{options.lora}: share of {field} {rate:g} a frame"
+    if options.words or options.shapes:
+        title = "share of the difference" if options.words else "share of pictures"
     print(f"{title}, mean of {options.clips}, by timestep")
     print(" " * 20 + "".join(f"{timestep:>8}" for timestep in TIMESTEPS))
     for name, values in rows.items():
