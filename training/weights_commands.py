@@ -68,7 +68,7 @@ def inspected(file: Path) -> list[str]:
     if recognise(TensorFile(file).shapes) in ("motion_lora", "domain_adapter"):
         return describe_lora(read_lora(file))
     opened = open_motion_module(file)
-    return [*describe_module(_weights(opened), opened.source.metadata), *opened.notes]
+    return [*describe_module(_weights(opened), opened.source.metadata, opened.dtype), *opened.notes]
 
 
 def _weights(file: MotionFile) -> ModuleWeights:
