@@ -12,14 +12,14 @@ from ..motion_core.files.checkpoint import (
     open_motion_module,
     save_motion_module,
 )
-from ..motion_core.files.lora import read_lora, save_motion_lora
+from ..motion_core.files.lora import LoraFile, plain_factors, read_lora, save_motion_lora
 from ..motion_core.files.recognise import recognise
 from ..motion_core.files.tensor_file import TensorFile
 from ..motion_core.weights.blend import blend, read_block_weights
 from ..motion_core.weights.inspect import describe_lora, describe_module
 from ..motion_core.weights.low_rank_change import extract_lora, merge_lora
 from ..motion_core.weights.module_weights import ModuleWeights, model_of, weights_of
-from .commands import DTYPES
+from .commands import DTYPES, lost_facts
 
 
 def merged(module: Path, lora: Path, target: Path, strength: float, dtype: str | None) -> list[str]:
@@ -28,8 +28,7 @@ def merged(module: Path, lora: Path, target: Path, strength: float, dtype: str |
     opened = open_motion_module(module)
     weights, line = merge_lora(_weights(opened), read_lora(lora), strength)
     words = {**opened.source.metadata, "made_from": f"merge: {module.name} with {lora.name} at {strength:g}"}
-    _write(target, weights, words, dtype)
-    return [line, *_oddities(opened)]
+    return [line, *_oddities(opened), *_write(target, weights, words, dtype)]
 
 
 def blended(
@@ -39,8 +38,8 @@ def blended(
     _require_new(target)
     opened = [open_motion_module(path) for path in (one, other)]
     weights, notes = blend(*map(_weights, opened), weight, read_block_weights("\n".join(blocks)))
-    _write(target, weights, {"made_from": f"blend: {one.name} and {other.name} at {weight:g}"}, dtype)
-    return [*notes, *_oddities(*opened)]
+    words = {"made_from": f"blend: {one.name} and {other.name} at {weight:g}"}
+    return [*notes, *_oddities(*opened), *_write(target, weights, words, dtype)]
 
 
 def extracted(
@@ -53,8 +52,8 @@ def extracted(
     found = extract_lora(*map(_weights, opened), rank, attention_only=attention_only, device=device)
     if not found.layers:
         raise ValueError(f"{base.name} and {tuned.name} do not differ in these layers: nothing was written.")
-    wanted = DTYPES[dtype or "float32"]
-    layers = {name: (one.down.to(wanted), one.up.to(wanted)) for name, one in found.layers.items()}
+    lora = LoraFile(target.name, "motion_lora", found.layers)
+    layers = plain_factors(lora, DTYPES[dtype or "float32"])
     words = {"made_from": f"extract: {tuned.name} less {base.name}", "error": f"{found.error:.6f}"}
     save_motion_lora(target, layers, words)
     lines = [f"{len(layers)} layers at rank {rank}, {found.error:.1%} of their difference missed"]
@@ -79,8 +78,10 @@ def _oddities(*files: MotionFile) -> list[str]:
     return [f"{file.source.name}: {note}" for file in files for note in file.oddities]
 
 
-def _write(target: Path, weights: ModuleWeights, words: dict[str, str], dtype: str | None) -> None:
+def _write(target: Path, weights: ModuleWeights, words: dict[str, str], dtype: str | None) -> list[str]:
+    """A module's file; returns what it does not say."""
     save_motion_module(target, model_of(weights), words, dtype=None if dtype is None else DTYPES[dtype])
+    return lost_facts(target, weights.config)
 
 
 def _require_new(target: Path) -> None:

@@ -33,9 +33,11 @@ def merge_lora(
         The module, in its type, and one line about it: how many layers, and what was left out.
 
     Raises:
-        ValueError: nothing of it fits, a layer has another width, or the result is larger than the weights
-            can hold.
+        ValueError: nothing of it fits, a layer has another width, the strength is no number, or the result is
+            larger than the weights can hold.
     """
+    if not math.isfinite(strength):
+        raise ValueError(f"The strength of a LoRA is a finite number, got {strength}.")
     known = linear_layers(weights)
     match = match_layers(lora, known)
     if not match.layers:

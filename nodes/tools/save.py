@@ -13,7 +13,7 @@ import torch
 from comfy_api.latest import io
 
 from ...motion_core.files.checkpoint import save_motion_module
-from ...motion_core.files.lora import left_out, save_motion_lora
+from ...motion_core.files.lora import left_out, plain_factors, save_motion_lora
 from ...motion_core.files.motion_adapter import save_motion_adapter
 from ...motion_core.files.words import shown
 from ...motion_core.weights.module_weights import model_of
@@ -137,11 +137,8 @@ class SaveMotionLora(io.ComfyNode):
         loras = chosen_loras(motion_lora)
         if len(loras) != 1:
             raise ValueError(f"{len(loras)} MotionLoRAs arrived; a file holds one. Save each by itself.")
-        lora, kind, layers = loras[0].lora, _dtype(dtype), {}
-        for layer_name, layer in lora.layers.items():
-            factor = 1.0 if layer.alpha is None else layer.alpha / layer.rank
-            wanted = kind or layer.up.dtype
-            layers[layer_name] = (layer.down.to(wanted), (layer.up.float() * factor).to(wanted))
+        lora = loras[0].lora
+        layers = plain_factors(lora, _dtype(dtype))
         words = _words(lora.metadata, licence, description)
         path = _written(paths.MOTION_LORAS, folder, name, lambda path: save_motion_lora(path, layers, words))
         return _told(cls, path, left_out(lora.ignored))
