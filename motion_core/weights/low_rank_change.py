@@ -126,7 +126,7 @@ def extract_lora(
             kept = min(rank, s.numel())
             root = s[:kept].sqrt()
             layers[name] = LoraLayer((u[:, :kept] * root).cpu(), (root[:, None] * vh[:kept]).cpu())
-            squares = s.double().square()
+            squares = s.cpu().double().square()  # Apple's GPUs have no fp64
             square, tail = square + float(squares.sum()), tail + float(squares[kept:].sum())
             errors[name] = math.sqrt(float(squares[kept:].sum() / squares.sum()))
         if progress is not None:

@@ -139,6 +139,8 @@ def test_extracted_from_merged_is_the_lora(motion_module, model_folders):
     assert_same(back.patcher.model.state_dict(), merged.patcher.model.state_dict(), 1e-4)
     with pytest.raises(ValueError, match="do not differ"):
         ExtractMotionLora.execute(motion_module=module, tuned_module=module, rank=2)
+    with pytest.raises(ValueError, match="layers is 'some', expected all or attention"):
+        ExtractMotionLora.execute(motion_module=module, tuned_module=merged, layers="some")
 
 
 @pytest.mark.parametrize("dtype", ["as it is", "float16"])
