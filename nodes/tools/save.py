@@ -203,6 +203,7 @@ def _written(
 
     Raises:
         ValueError: a name that leaves the folder, or is none.
+        OSError: the folder cannot be written to, or the name is no file's there.
     """
     if folder not in ("models", "output"):
         raise ValueError(f"folder is {shown(folder, 40)!r}, expected models or output.")
@@ -219,16 +220,22 @@ def _written(
         else folder_paths.get_folder_paths(models)[0]
     )
     base = os.path.abspath(base)
-    place, stem, counter, *_ = folder_paths.get_save_image_path(name, base)
-    Path(place).mkdir(parents=True, exist_ok=True)
-    while True:
-        path = Path(place) / f"{stem}_{counter:05}_{ending}"
-        try:
-            # The name is ours from here on, whoever else is counting.
-            path.open("x").close() if ending else path.mkdir()
-            break
-        except FileExistsError:
-            counter += 1
+    try:
+        place, stem, counter, *_ = folder_paths.get_save_image_path(name, base)
+        Path(place).mkdir(parents=True, exist_ok=True)
+        while True:
+            path = Path(place) / f"{stem}_{counter:05}_{ending}"
+            try:
+                # The name is ours from here on, whoever else is counting.
+                path.open("x").close() if ending else path.mkdir()
+                break
+            except FileExistsError:
+                counter += 1
+    except OSError as error:
+        raise OSError(
+            f"{shown(name, 60)} cannot be written to {base} ({error.strerror}). Choose another name or "
+            "folder."
+        ) from error
     try:
         write(path)
     except BaseException:

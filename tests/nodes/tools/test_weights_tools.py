@@ -266,6 +266,15 @@ def test_names_that_leave_the_folder_are_refused(motion_module, model_folders, n
     assert len(sorted(model_folders.base.rglob("*"))) == len(before) + 1  # the module that was loaded
 
 
+@pytest.mark.parametrize("layout", ["original", "diffusers"])
+@pytest.mark.parametrize("name", ["taken/x", "x" * 300])
+def test_a_name_that_the_disk_refuses_is_one_sentence(motion_module, model_folders, name, layout):
+    module, folder = motion_module(), model_folders["animatediff_models"]
+    (folder / "taken").write_text("a file")
+    with pytest.raises(OSError, match=r"cannot be written to .* Choose another name or folder"):
+        SaveMotionModule.execute(motion_module=module, name=name, layout=layout)
+
+
 def test_a_write_that_fails_leaves_nothing(motion_module, model_folders, monkeypatch):
     module = motion_module()
 
