@@ -141,7 +141,8 @@ def test_kohyas_alpha(tmp_path, alpha):
 
 
 def test_pefts_alpha_in_the_metadata(tmp_path):
-    metadata = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 6, "unet.r": RANK})}
+    of_both = {"unet.lora_alpha": 6, "unet.r": RANK, "text_encoder_2.lora_alpha": 1, "text_encoder_2.r": 1}
+    metadata = {"lora_adapter_metadata": json.dumps(of_both)}
     save_file(spelled(factors(), diffusers_name, **PEFT), tmp_path / "lora.safetensors", metadata)
     assert {layer.alpha for layer in read_lora(tmp_path / "lora.safetensors").layers.values()} == {6.0}
 
