@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,12 +24,17 @@ from ..motion_core.weights.low_rank_change import extract_lora, merge_lora
 from ..motion_core.weights.module_weights import ModuleWeights, model_of, weights_of
 from .commands import DTYPES, lost_facts
 
+log = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 2.0
+"""A line of progress this often."""
+
 
 def merged(module: Path, lora: Path, target: Path, strength: float, dtype: str | None) -> list[str]:
     """Write a module with a MotionLoRA in its weights; returns lines about it."""
     _require_new(target)
     opened = open_motion_module(module)
-    weights, line = merge_lora(_weights(opened), read_lora(lora), strength)
+    weights, line = merge_lora(_weights(opened), read_lora(lora), strength, _progress("merging layers"))
     words = {**opened.source.metadata, "made_from": f"merge: {module.name} with {lora.name} at {strength:g}"}
     return [line, *_oddities(opened), *_write(target, weights, words, dtype)]
 
@@ -37,7 +45,8 @@ def blended(
     """Write a mixture of two modules; returns what was decided and left out."""
     _require_new(target)
     opened = [open_motion_module(path) for path in (one, other)]
-    weights, notes = blend(*map(_weights, opened), weight, read_block_weights("\n".join(blocks)))
+    shares = read_block_weights("\n".join(blocks))
+    weights, notes = blend(*map(_weights, opened), weight, shares, _progress("blending tensors"))
     words = {"made_from": f"blend: {one.name} and {other.name} at {weight:g}"}
     return [*notes, *_oddities(*opened), *_write(target, weights, words, dtype)]
 
@@ -49,7 +58,13 @@ def extracted(
     _require_new(target)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     opened = [open_motion_module(path) for path in (base, tuned)]
-    found = extract_lora(*map(_weights, opened), rank, attention_only=attention_only, device=device)
+    found = extract_lora(
+        *map(_weights, opened),
+        rank,
+        attention_only=attention_only,
+        device=device,
+        progress=_progress("extracting layers"),
+    )
     if not found.layers:
         raise ValueError(f"{base.name} and {tuned.name} do not differ in these layers: nothing was written.")
     lora = LoraFile(target.name, "motion_lora", found.layers)
@@ -68,6 +83,19 @@ def inspected(file: Path) -> list[str]:
         return describe_lora(read_lora(file))
     opened = open_motion_module(file)
     return [*describe_module(_weights(opened), opened.source.metadata, opened.dtype), *opened.notes]
+
+
+def _progress(what: str) -> Callable[[int, int], None]:
+    """Tells now and then how far a command is."""
+    last = time.monotonic()
+
+    def move(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            log.info("%s: %d of %d", what, done, total)
+
+    return move
 
 
 def _weights(file: MotionFile) -> ModuleWeights:

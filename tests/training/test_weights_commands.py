@@ -1,5 +1,7 @@
 """merge, blend, extract and inspect on the command line."""
 
+import re
+
 import pytest
 import torch
 from animatediff_flipbook.motion_core.files.checkpoint import save_motion_module
@@ -45,6 +47,9 @@ def test_convert_to_diffusers_and_back(tmp_path, capsys):
     assert main(["convert", str(weights), str(back)]) == 0
     first, second = load_file(one), load_file(back)
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    for command in (["inspect", str(folder)], ["convert", str(folder), str(tmp_path / "x.safetensors")]):
+        assert main(command) == 1
+        assert f"{folder} is a folder. Name the file" in capsys.readouterr().err
     for taken in (folder, one):
         assert main(["convert", str(back), str(taken), "--layout", "diffusers"]) == 1
         assert "diffusers' layout is a folder" in capsys.readouterr().err
@@ -144,3 +149,22 @@ def test_what_a_ckpt_does_not_say_is_told(tmp_path, capsys):
     for target in ("x.ckpt", "x.safetensors"):
         assert main(["convert", usual, str(tmp_path / target)]) == 0
         assert "metadata" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["blend", "extract", "merge"])
+def test_long_work_says_how_far_it_is(modules, monkeypatch, caplog, command):
+    files = [str(modules / f"{name}.safetensors") for name in "12l"]
+    if command == "merge":
+        assert main(["extract", *files, "--rank", "1"]) == 0
+        files = [files[0], files[2], str(modules / "m.safetensors")]
+    caplog.clear()
+    monkeypatch.setattr("animatediff_flipbook.training.weights_commands.SECONDS_BETWEEN_LINES", 0.0)
+    assert main([command, *files]) == 0
+    told = [
+        found.groups() for found in (re.search(r"(\d+) of (\d+)", line) for line in caplog.messages) if found
+    ]
+    assert len(told) > 5 and told[-1][0] == told[-1][1]
+    caplog.clear()
+    monkeypatch.setattr("animatediff_flipbook.training.weights_commands.SECONDS_BETWEEN_LINES", 1000.0)
+    assert main([command, *files[:2], str(modules / "again.safetensors")]) == 0
+    assert not any(" of " in line for line in caplog.messages)
