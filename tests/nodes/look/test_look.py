@@ -102,12 +102,12 @@ def test_grey_is_compared_as_grey_and_alpha_is_said_to_be_left_out(rolling):
 def test_comparing_moves_the_bar_and_stops_between_frames(rolling, monkeypatch):
     told = []
 
-    def hook(done, total, preview, node_id=None):
-        told.append((done, total))
+    def update(bar, done, total=None, preview=None):
+        told.append((done, total or bar.total))
         if len(told) == 8:
             raise InterruptedError
 
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", update)
     CompareClips.execute(images=rolling, other_images=rolling)
     assert told == [(number, 6) for number in range(1, 7)]
     with pytest.raises(InterruptedError):

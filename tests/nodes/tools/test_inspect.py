@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import comfy.utils
 import pytest
 import torch
 from animatediff_flipbook.motion_core.files.lora import LoraFile, LoraLayer, lora_targets, save_motion_lora
@@ -21,6 +22,24 @@ def test_a_module_and_its_file_are_told_alike(motion_module):
     assert report == again and torch.equal(picture, other)
     assert "AnimateDiff v3" in report and "32 rows, sinusoids" in report and "num_heads: 8" in report
     assert picture.ndim == 4 and picture.std() > 0.05
+
+
+def test_reading_a_file_moves_the_bar_and_stops_at_once(motion_module, monkeypatch):
+    motion_module(name="mine.safetensors")
+    told = []
+
+    def update(bar, done, total=None, preview=None):
+        told.append(done / (total or bar.total))
+        if len(told) == stop:
+            raise InterruptedError
+
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", update)
+    stop = 0
+    InspectMotionModule.execute(file="animatediff_models/mine.safetensors")
+    assert len(told) > 5 and told == sorted(told) and told[-1] == 1.0
+    stop = len(told) + 1
+    with pytest.raises(InterruptedError):
+        InspectMotionModule.execute(file="animatediff_models/mine.safetensors")
 
 
 def test_norms_are_those_of_the_weights(motion_module):
