@@ -136,6 +136,18 @@ def free_memory(model: Any, device: torch.device) -> float:
     return ask(device)
 
 
+def picture_device() -> torch.device:
+    """ComfyUI's device, or the CPU where that one cannot draw pictures from between their pixels: Apple's has
+    no bicubic sampling in most versions of torch."""
+    device = comfy.model_management.get_torch_device()
+    try:
+        picture, place = torch.zeros(1, 1, 2, 2, device=device), torch.zeros(1, 1, 1, 2, device=device)
+        torch.nn.functional.grid_sample(picture, place, "bicubic", "border", align_corners=True)
+    except RuntimeError:
+        return torch.device("cpu")
+    return device
+
+
 def models_in_use() -> list[comfy.model_patcher.ModelPatcher]:
     """The patchers of the run that is on, to be put back after another model came in between.
 

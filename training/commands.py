@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 
 from ..motion_core.files.checkpoint import load_with_parts, open_motion_module, save_motion_module
-from ..motion_core.files.lora import left_out, read_lora, save_domain_adapter, save_motion_lora
+from ..motion_core.files.lora import (
+    left_out,
+    plain_factors,
+    read_lora,
+    save_domain_adapter,
+    save_motion_lora,
+)
 from ..motion_core.files.motion_adapter import save_motion_adapter
 from ..motion_core.files.recognise import recognise
 from ..motion_core.files.tensor_file import TensorFile
+from ..motion_core.module.config import MotionModuleConfig
 from .config import RunConfig
 from .data.dataset import Batch, ClipData, stacked
 from .data.live import LiveEncodings
@@ -158,6 +165,8 @@ def convert(source: Path, target: Path, dtype: str | None = None, layout: str = 
         raise ValueError(
             f"{target} is the file to read as well. Nothing was converted: name another file to write."
         )
+    if layout == "original" and target.exists():
+        raise ValueError(f"{target} exists already. Nothing was converted: name another file.")
     is_taken = target.is_file() or (target.is_dir() and any(os.scandir(target)))
     if layout == "diffusers" and (is_taken or target.suffix in (".safetensors", ".ckpt")):
         raise ValueError(
@@ -171,18 +180,31 @@ def convert(source: Path, target: Path, dtype: str | None = None, layout: str = 
         model = load_with_parts(opened, fused_qkv=False)
         save = save_motion_module if layout == "original" else save_motion_adapter
         save(target, model, metadata, dtype=kind_of_float)
-        return "\n".join([f"{kind}: {model.config.describe()}", *opened.oddities])
+        return "\n".join(
+            [f"{kind}: {model.config.describe()}", *opened.oddities, *lost_facts(target, model.config)]
+        )
     if layout != "original":
         raise ValueError(
             f"{source.name} is no motion module, and only those have a layout of {layout}'s own."
         )
     file = read_lora(source)
-    layers = {}
-    for name, layer in file.layers.items():
-        factor = 1.0 if layer.alpha is None else layer.alpha / layer.rank
-        wanted = kind_of_float or layer.up.dtype
-        # The factor goes into `up` before rounding: the original layout has no place for an alpha.
-        layers[name] = (layer.down.to(wanted), (layer.up.float() * factor).to(wanted))
+    # The original layout has no place for an alpha.
+    layers = plain_factors(file, kind_of_float)
     save = save_domain_adapter if file.kind == "domain_adapter" else save_motion_lora
     save(target, layers, metadata)
     return f"{file.kind} of {len(layers)} layers{left_out(file.ignored)}"
+
+
+def lost_facts(written: Path, config: MotionModuleConfig) -> list[str]:
+    """What a module's file without metadata does not say and readers take otherwise: one line, or none."""
+    if written.suffix != ".ckpt":
+        return []
+    start = f"A .ckpt has no metadata, a .safetensors has; {written.name}"
+    try:
+        read = open_motion_module(written).config
+    except ValueError as error:
+        return [f"{start} can only be read by who knows what was not said. {error}"]
+    names = [one.name for one in fields(config) if one.name != "modules"]
+    facts = [(name, getattr(config, name), getattr(read, name)) for name in names]
+    lost = [f"{name} ({value}, not {other})" for name, value, other in facts if value != other]
+    return [f"{start} does not say: {', '.join(lost)}."] if lost else []

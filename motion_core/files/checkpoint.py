@@ -14,6 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from .conventions import configure
 from .layouts import MODULE_KEY, expected_weights, one_copy, read_scales
 from .recognise import KINDS, recognise
 from .tensor_file import TensorFile, save_tensors
-from .weights import computable, require_finite, require_floats
+from .weights import computable, in_type, require_finite, require_floats
 from .words import shown
 
 PE_TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -269,10 +270,13 @@ def save_motion_module(
         metadata: facts beyond the model's own configuration.
         dtype: type of the weights in the file; by default the model's. Position tables stay fp32.
         controls: weights of parts that steer by a picture and were taken off the model.
+
+    Raises:
+        ValueError: values that the type cannot hold; nothing is written.
     """
     weights = {**motion_state_dict(model), **control_state_dict(model), **(controls or {})}
     state = {
-        key: tensor if key.endswith(".pe") or dtype is None else tensor.to(dtype)
+        key: tensor if key.endswith(".pe") else in_type(Path(path).name, key, tensor, dtype)
         for key, tensor in weights.items()
     }
     save_tensors(path, state, {**(metadata or {}), **config_metadata(model.config)})

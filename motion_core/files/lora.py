@@ -10,6 +10,7 @@ without alpha has the factor 1. Layers are named as the original and diffusers n
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,10 +20,10 @@ import torch
 
 from ..module.model import MotionModel
 from .layouts import FIELD_NAMES
-from .peft_scaling import read_peft_scaling
+from .peft_scaling import METADATA_KEY, read_peft_scaling
 from .recognise import KINDS, MOTION_MARKS, recognise
 from .tensor_file import TensorFile, save_tensors
-from .weights import computable, require_finite, require_floats
+from .weights import computable, in_type, require_finite, require_floats
 from .words import shown
 
 SUFFIXES: tuple[tuple[str, str], ...] = (
@@ -30,13 +31,14 @@ SUFFIXES: tuple[tuple[str, str], ...] = (
     (r"_lora\.up\.weight$", "up"),
     (r"\.lora_down\.weight$", "down"),
     (r"\.lora_up\.weight$", "up"),
-    (r"\.lora_A(\.[A-Za-z]\w*)?(\.weight)?$", "down"),
-    (r"\.lora_B(\.[A-Za-z]\w*)?(\.weight)?$", "up"),
+    (r"\.lora_A(\.(?!bias$)[A-Za-z]\w*)?(\.weight)?$", "down"),
+    (r"\.lora_B(\.(?!bias$)[A-Za-z]\w*)?(\.weight)?$", "up"),
     (r"\.lora\.down\.weight$", "down"),
     (r"\.lora\.up\.weight$", "up"),
     (r"\.lora_linear_layer\.down\.weight$", "down"),
     (r"\.lora_linear_layer\.up\.weight$", "up"),
     (r"\.alpha$", "alpha"),
+    (r"\.lora_mid\.weight$", "mid"),
 )
 """Ends of keys in the field (original, kohya, peft with any adapter name, diffusers) and what they hold."""
 
@@ -51,6 +53,14 @@ PREFIXES = (
 """Starts of keys that only say which model is meant."""
 
 KOHYA_PREFIX = "lora_unet_"
+KOHYA_WORD = (
+    r"(down_blocks|up_blocks|mid_block|motion_modules|temporal_attentions|temporal_transformer|attentions|"
+    r"transformer_blocks|attention_blocks|attn\d|ff|net|proj_in|proj_out|proj|to_q|to_k|to_v|to_out|\d+)(?:_|$)"
+)
+"""Parts of layers' names. kohya writes the dots between them as underscores, of which they have some too."""
+
+OF_A_BLOCK = re.compile(r"(down_blocks|mid_block|up_blocks)\.")
+"""Start of the names that can be written."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,7 @@ class LoraFile:
     kind: str
     """``motion_lora`` or ``domain_adapter``."""
     layers: Mapping[str, LoraLayer]
-    """By dotted layer name; kohya's underscored names stay as they are until layers are known."""
+    """By dotted layer name; underscored ones of kohya that are no diffusers' names stay as they are."""
     ignored: tuple[str, ...] = ()
     """Keys that belong to no complete pair of factors."""
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -131,7 +141,8 @@ def read_lora(path: str | os.PathLike) -> LoraFile:
     peft = read_peft_scaling(source.path, source.metadata)
     layers = {}
     for name, found in parts.items():
-        if "up" not in found or "down" not in found:
+        # Between the factors of some convolutions (LoCon) stands a third, without which they say nothing.
+        if "up" not in found or "down" not in found or "mid" in found:
             ignored += [f"{name} ({role})" for role in found]
             continue
         up, down = found["up"], found["down"]
@@ -203,6 +214,9 @@ def layer_name(stem: str) -> str:
         for prefix in PREFIXES:
             if stem.startswith(prefix):
                 stem, changed = stem[len(prefix) :], True
+    words = stem.removeprefix(KOHYA_PREFIX)
+    if words != stem and re.fullmatch(f"(?:{KOHYA_WORD})+", words):
+        stem = ".".join(re.findall(KOHYA_WORD, words))
     stem = stem.replace(".processor.", ".")
     stem = re.sub(r"\.to_out$", ".to_out.0", stem)
     match = re.match(
@@ -222,20 +236,9 @@ def match_layers(lora: LoraFile, targets: Iterable[str]) -> LoraMatch:
     Args:
         targets: dotted names of the model's layers, in the original's spelling.
     """
-    targets = list(targets)
-    # kohya writes every dot as an underscore, which cannot be undone: look the name up among the known ones.
-    underscored = {}
-    for target in targets:
-        for spelling in (target, _diffusers_spelling(target)):
-            underscored[KOHYA_PREFIX + spelling.replace(".", "_")] = target
     known = set(targets)
-    matched, unmatched = {}, []
-    for name, layer in lora.layers.items():
-        target = name if name in known else underscored.get(name)
-        if target is None:
-            unmatched.append(name)
-        else:
-            matched[target] = layer
+    matched = {name: layer for name, layer in lora.layers.items() if name in known}
+    unmatched = [name for name in lora.layers if name not in known]
     return LoraMatch(matched, tuple(unmatched))
 
 
@@ -269,6 +272,35 @@ def lora_targets(model: MotionModel) -> dict[str, LoraTarget]:
     return targets
 
 
+def plain_factors(
+    lora: LoraFile, dtype: torch.dtype | None = None
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """``(down, up)`` by layer name with every alpha in ``up``, for files that have no place for one.
+
+    Where a factor or another type changes the numbers, powers of two go from one matrix to the other until
+    both are of one size: that is exact, and fp16 keeps small values that it would round or lose.
+
+    Args:
+        dtype: of the factors; by default as they are.
+
+    Raises:
+        ValueError: values that the type cannot hold.
+    """
+    layers = {}
+    for name, layer in lora.layers.items():
+        wanted = dtype or layer.up.dtype
+        scale = 1.0 if layer.alpha is None else layer.alpha / layer.rank
+        down, up = layer.down, layer.up
+        if scale != 1.0 or {down.dtype, up.dtype} != {wanted}:
+            down, up = down.double(), up.double() * scale
+            sizes = [float(one.abs().max()) for one in (down, up)]
+            if wanted == torch.float16 and all(sizes):
+                power = round(math.log2(sizes[0] / sizes[1]) / 2)
+                down, up = down * 2.0**-power, up * 2.0**power
+        layers[name] = tuple(in_type(lora.name, name, one, wanted) for one in (down, up))
+    return layers
+
+
 def save_motion_lora(
     path: str | os.PathLike,
     layers: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
@@ -294,25 +326,18 @@ def save_domain_adapter(
 
 def _save(path: str | os.PathLike, layers: Mapping, metadata: Mapping[str, str]) -> None:
     tensors = {}
+    # Of the factors as they were read; a scale that stayed here would be applied once more.
+    metadata = {key: value for key, value in metadata.items() if key != METADATA_KEY}
     for name, (down, up) in layers.items():
         # The attention's layers as the original names them. Of a motion module's others no file is published;
         # tools find them by the same ending.
         stem = re.sub(r"\.(to_[qkv]|to_out)(?:\.0)?$", r".processor.\1", name)
-        if stem == name and not MOTION_MARKS.search(name):
+        if not OF_A_BLOCK.match(name) or (stem == name and not MOTION_MARKS.search(name)):
             raise ValueError(
-                f"Cannot write a LoRA of {name}: for the image model files have names for the attention's "
-                "to_q, to_k, to_v and to_out only. Train on these."
+                f"Cannot write a LoRA of {shown(name)}: files of this kind have names for layers of "
+                "diffusers' blocks, of the image model for its to_q, to_k, to_v and to_out only. "
+                "Train on these; a LoRA that has others, Load LoRA takes as it is."
             )
         for factor, tensor in (("down", down), ("up", up)):
             tensors[f"{stem}_lora.{factor}.weight"] = tensor
     save_tensors(path, tensors, metadata)
-
-
-def _diffusers_spelling(target: str) -> str:
-    """The name diffusers gives a layer of a motion module; other names are the same there."""
-    if ".temporal_transformer." not in target:
-        return target
-    target = target.replace(".temporal_transformer.", ".")
-    for number in (0, 1):
-        target = target.replace(f".attention_blocks.{number}.", f".attn{number + 1}.")
-    return target

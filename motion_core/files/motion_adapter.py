@@ -21,6 +21,7 @@ from ..module.config import ModuleShape, MotionModuleConfig
 from ..module.model import MotionModel
 from .checkpoint import config_metadata, control_state_dict, motion_state_dict
 from .tensor_file import save_tensors
+from .weights import in_type
 
 WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
 NAMES = (
@@ -115,11 +116,11 @@ def save_motion_adapter(
         dtype: of the weights; by default the model's. Position tables stay fp32.
 
     Raises:
-        ValueError: diffusers cannot hold it; nothing is written.
+        ValueError: diffusers, or the type, cannot hold it; nothing is written.
     """
     config = adapter_config(model.config)
     state = {
-        name: tensor if dtype is None or name.endswith(".pe") else tensor.to(dtype)
+        name: tensor if name.endswith(".pe") else in_type(Path(folder).name, name, tensor, dtype)
         for name, tensor in adapter_state_dict(model).items()
     }
     folder = Path(folder)

@@ -62,8 +62,11 @@ def read_peft_scaling(path: Path, metadata: Mapping[str, str]) -> PeftScaling:
 
 
 def _scaling(config: dict[str, Any], where: str) -> PeftScaling:
-    """The fields of interest; diffusers puts the component's name before each, as in `unet.lora_alpha`."""
-    fields = {key.rsplit(".", 1)[-1]: value for key, value in config.items()}
+    """The fields of interest; diffusers puts the component's name before each, as in `unet.lora_alpha`, and
+    has those of text encoders, which are not for our layers, in the same table."""
+    fields = {
+        key.rsplit(".", 1)[-1]: value for key, value in config.items() if not key.startswith("text_encoder")
+    }
     alpha, patterns = fields.get("lora_alpha"), fields.get("alpha_pattern")
     if patterns is not None and not isinstance(patterns, dict):
         raise ValueError(f"{where}: alpha_pattern is a {type(patterns).__name__}, expected an object.")

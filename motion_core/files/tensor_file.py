@@ -44,6 +44,8 @@ class TensorFile:
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
+        if self.path.is_dir():
+            raise FileNotFoundError(f"{self.path} is a folder. Name the file with the weights in it.")
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path} does not exist.")
         self.metadata: dict[str, str] = {}

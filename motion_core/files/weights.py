@@ -54,6 +54,21 @@ def computable(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.float16) if tensor.dtype in EIGHT_BIT else tensor
 
 
+def in_type(name: str, key: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """A weight in the type that a file is to have; None is its own.
+
+    Raises:
+        ValueError: it holds values that are too large for the type.
+    """
+    converted = tensor.to(dtype or tensor.dtype)
+    if converted.dtype != tensor.dtype and not converted.isfinite().all() and tensor.isfinite().all():
+        raise ValueError(
+            f"{name}: {shown(key)} holds values up to {float(tensor.abs().max()):.3g}, too large for "
+            f"{str(dtype).removeprefix('torch.')}. Write float32 or bfloat16."
+        )
+    return converted
+
+
 def require_finite(name: str, key: str, stored: torch.Tensor, converted: torch.Tensor) -> None:
     """Refuse values that no weight has.
 

@@ -71,7 +71,7 @@ def measure(
 
     Args:
         frames: (F, H, W, C), 0 .. 1; grey where C is 1 or 2, and alpha is not looked at.
-        progress: is told how many of how many steps between frames are done.
+        progress: is told how many of how many frames, and then steps between them, are done.
         device: where it is computed; by default where the frames are.
 
     Raises:
@@ -81,8 +81,14 @@ def measure(
         raise ValueError("A single frame has no motion: at least two are needed.")
     if min(frames.shape[1:3]) < 16:
         raise ValueError(f"Frames of {frames.shape[2]} x {frames.shape[1]} are too small: at least 16 x 16.")
+    tell = progress or (lambda done, total: None)
+    total_work = 2 * len(frames) - 1
     # One by one: a long clip is many times as large as what is looked at.
-    pictures = torch.cat([grey(frame[None].to(device or frame.device)) for frame in frames])
+    small = []
+    for frame in frames:
+        small.append(grey(frame[None].to(device or frame.device)))
+        tell(len(small), total_work)
+    pictures = torch.cat(small)
     if not torch.isfinite(pictures).all():
         raise ValueError(
             "The frames hold values that are no numbers (NaN or infinite), which have no motion."
@@ -99,8 +105,7 @@ def measure(
             change, length = _change_of_flow(before, flow)
             changed, total = changed + change, total + length
         before = flow
-        if progress is not None:
-            progress(number + 1, len(pictures) - 1)
+        tell(len(pictures) + number + 1, total_work)
     right, up = (sum(getattr(step, side) for step in steps) / len(steps) for side in ("right", "up"))
     pan = math.hypot(right, up)
     changes = sorted(step.change for step in steps)

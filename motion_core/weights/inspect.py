@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,6 +74,13 @@ def lora_norms(lora: LoraFile) -> dict[str, float]:
     return found
 
 
+def block_of(layer: str, parts: int = 2) -> str:
+    """The block that a layer is in: how its name begins; an underscored one, up to its first number."""
+    if "." in layer:
+        return ".".join(layer.split(".")[:parts])
+    return re.match(r".*?_\d+(?=_|$)|.*", layer)[0]
+
+
 def metadata_lines(metadata: Mapping[str, str]) -> list[str]:
     """A file's words, a line each, escaped and cut."""
     lines = [f"  {shown(key, 60)}: {shown(value)}" for key, value in sorted(metadata.items())]
@@ -80,15 +88,16 @@ def metadata_lines(metadata: Mapping[str, str]) -> list[str]:
     return lines[:MOST_WORDS] + ([f"  and {rest} more"] if rest > 0 else [])
 
 
-def describe_module(weights: ModuleWeights, metadata: Mapping[str, str]) -> list[str]:
-    """The report about a motion module."""
-    config = weights.config
+def describe_module(
+    weights: ModuleWeights, metadata: Mapping[str, str], stored: torch.dtype | None = None
+) -> list[str]:
+    """The report about a motion module; ``stored`` is the type in its file, where it is held in another."""
+    config, dtype = weights.config, str(stored or weights.dtype).removeprefix("torch.")
     values = sum(tensor.numel() for key, tensor in weights.tensors.items() if not key.endswith(POSITIONS))
     table, far = position_table(weights)
     lines = [
         f"{shown(weights.name)}: {config.describe()}",
-        f"{values / 1e6:.1f} million weights in {str(weights.dtype).removeprefix('torch.')}, "
-        f"{config.num_heads} attention heads",
+        f"{values / 1e6:.1f} million weights in {dtype}, {config.num_heads} attention heads",
         f"module GroupNorm {config.module_groupnorm}, {config.norm_groups} groups",
     ]
     if table is not None:
@@ -119,7 +128,7 @@ def describe_lora(lora: LoraFile) -> list[str]:
     ]
     blocks: dict[str, float] = defaultdict(float)
     for name, size in sizes.items():
-        blocks[".".join(name.split(".")[:2])] += size**2
+        blocks[block_of(name)] += size**2
     lines.append("norm of the change by block:")
     lines += [f"  {shown(name)}: {math.sqrt(square):.4g}" for name, square in blocks.items()]
     if lora.ignored:

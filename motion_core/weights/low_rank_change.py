@@ -33,9 +33,11 @@ def merge_lora(
         The module, in its type, and one line about it: how many layers, and what was left out.
 
     Raises:
-        ValueError: nothing of it fits, a layer has another width, or the result is larger than the weights
-            can hold.
+        ValueError: nothing of it fits, a layer has another width, the strength is no number, or the result is
+            larger than the weights can hold.
     """
+    if not math.isfinite(strength):
+        raise ValueError(f"The strength of a LoRA is a finite number, got {strength}.")
     known = linear_layers(weights)
     match = match_layers(lora, known)
     if not match.layers:
@@ -124,7 +126,7 @@ def extract_lora(
             kept = min(rank, s.numel())
             root = s[:kept].sqrt()
             layers[name] = LoraLayer((u[:, :kept] * root).cpu(), (root[:, None] * vh[:kept]).cpu())
-            squares = s.double().square()
+            squares = s.cpu().double().square()  # Apple's GPUs have no fp64
             square, tail = square + float(squares.sum()), tail + float(squares[kept:].sum())
             errors[name] = math.sqrt(float(squares[kept:].sum() / squares.sum()))
         if progress is not None:

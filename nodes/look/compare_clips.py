@@ -74,29 +74,59 @@ class CompareClips(io.ComfyNode):
         check_inputs(cls, locals())
         if view not in VIEWS or length not in ("shorter", "longer"):
             raise ValueError(f"view is one of {', '.join(VIEWS)}, and length is shorter or longer.")
-        first, second = images[..., :3].float(), other_images[..., :3].to(images.device).float()
-        lines = []
-        if first.shape[1:3] != second.shape[1:3]:
-            (h, w), (old_h, old_w) = first.shape[1:3], second.shape[1:3]
-            resized = comfy.utils.common_upscale(second.movedim(-1, 1), w, h, "bilinear", "disabled")
-            second = resized.movedim(1, -1)
-            lines.append(f"The second clip is {old_w} x {old_h}: it was stretched to {w} x {h}")
-        lengths = (len(first), len(second))
+        clips = {"images": images, "other_images": other_images}
+        for name, clip in clips.items():
+            if not len(clip):
+                raise ValueError(f"{name} holds no frame. Connect a clip.")
+        (height, width), (old_height, old_width) = (clip.shape[1:3] for clip in clips.values())
+        lengths = (len(images), len(other_images))
+        frames = min(lengths) if length == "shorter" else max(lengths)
+        parts = VIEWS[view]
+        # Frame by frame into the result: the parts of a long clip would be several times as large.
+        drawn = torch.empty(frames, height, width * len(parts), 3, device=images.device)
+        bar, differences = comfy.utils.ProgressBar(frames), 0.0
+        for number in range(frames):
+            first, second = (
+                _picture(name, clip, min(number, len(clip) - 1), images.device)
+                for name, clip in clips.items()
+            )
+            if first.shape != second.shape:
+                wide = comfy.utils.common_upscale(
+                    second.movedim(-1, 1), width, height, "bilinear", "disabled"
+                )
+                second = wide.movedim(1, -1)
+            difference = (first - second).abs()
+            differences += float(difference.mean())
+            found = {"first": first, "second": second, "difference": (gain * difference).clamp(0.0, 1.0)}
+            drawn[number] = torch.cat([found[name] for name in parts], dim=2)[0]
+            bar.update_absolute(number + 1)
+        error = 100 * differences / frames
+        lines = [f"{frames} frames differ by {error:.2f} % on average"]
+        if (height, width) != (old_height, old_width):
+            lines.append(
+                f"The second clip is {old_width} x {old_height}: it was stretched to {width} x {height}"
+            )
         if lengths[0] != lengths[1]:
-            frames = min(lengths) if length == "shorter" else max(lengths)
-            first, second = _frames(first, frames), _frames(second, frames)
             how = "the rest was left out" if length == "shorter" else "the last frame of the shorter stays"
             lines.append(f"The clips have {lengths[0]} and {lengths[1]} frames: {how}")
-        difference = (first - second).abs()
-        error = 100 * float(difference.mean())
-        parts = {"first": first, "second": second, "difference": (gain * difference).clamp(0.0, 1.0)}
-        drawn = torch.cat([parts[name] for name in VIEWS[view]], dim=2)
-        report = "\n".join([f"{len(first)} frames differ by {error:.2f} % on average", *lines])
+        if any(clip.shape[-1] in (2, 4) for clip in clips.values()):
+            lines.append("Alpha was not compared")
+        report = "\n".join(lines)
         show_on_node(cls, report)
         return io.NodeOutput(drawn, error, report)
 
 
-def _frames(clip: torch.Tensor, frames: int) -> torch.Tensor:
-    """The first frames; the last one again where there are fewer."""
-    rest = frames - len(clip)
-    return clip[:frames] if rest <= 0 else torch.cat([clip, clip[-1:].expand(rest, -1, -1, -1)])
+def _picture(name: str, clip: torch.Tensor, number: int, device: torch.device) -> torch.Tensor:
+    """A frame ``(1, H, W, 3)`` without alpha; grey ones get three channels.
+
+    Raises:
+        ValueError: values that are no numbers.
+    """
+    frame = clip[number : number + 1].to(device).float()
+    frame = frame[..., :3] if clip.shape[-1] >= 3 else frame[..., :1].expand(-1, -1, -1, 3)
+    if not frame.isfinite().all():
+        raise ValueError(
+            f"Frame {number} of {name} holds values that are no numbers (NaN or infinite), which cannot be "
+            "compared."
+        )
+    return frame

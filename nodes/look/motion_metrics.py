@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import comfy.model_management
 import comfy.utils
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ...motion_core.look.metrics import ClipMetrics, measure
 from ..checks import check_inputs
-from ..compat import make_schema, show_on_node
+from ..compat import make_schema, picture_device, show_on_node
 from ..types import CATEGORY
 
 WIDTH, BAND, MARGIN = 640, 110, 12
@@ -55,8 +54,7 @@ class MotionMetrics(io.ComfyNode):
     def execute(cls, images: torch.Tensor) -> io.NodeOutput:
         check_inputs(cls, locals())
         bar = comfy.utils.ProgressBar(1)
-        device = comfy.model_management.get_torch_device()
-        found = measure(images, lambda done, total: bar.update_absolute(done, total), device)
+        found = measure(images, lambda done, total: bar.update_absolute(done, total), picture_device())
         report = described(found, images)
         picture = torch.from_numpy(np.array(draw(found))).float().div(255.0).unsqueeze(0)
         show_on_node(cls, report)
@@ -68,14 +66,17 @@ def described(found: ClipMetrics, images: torch.Tensor) -> str:
     """The report."""
     way = f"{found.direction:.0f} degrees at {found.pan:.2f} %" if found.has_direction else "none"
     seam = found.loop_seam
+    closes = " (closes)" if seam < 1.5 else " (a jump, if it is played as a loop)"
+    # Of one step alone there is no change, and the way back from its end is as long as it.
+    few = "" if found.jumps else " (needs three frames)"
     lines = [
         f"{images.shape[0]} frames of {images.shape[2]} x {images.shape[1]}",
-        f"flicker {found.flicker:.2f} %" + ("" if found.jumps else " (needs three frames)"),
-        f"smoothness {found.smoothness:.2f}",
+        f"flicker {found.flicker:.2f} %{few}",
+        f"smoothness {found.smoothness:.2f}{few}",
         f"motion {found.motion:.2f} % of the longer side per frame",
         f"direction {way}",
         f"zoom {found.zoom:+.2f} % per frame",
-        f"loop seam {seam:.2f}" + (" (closes)" if seam < 1.5 else " (a jump, if it is played as a loop)"),
+        f"loop seam {seam:.2f}{few or closes}",
     ]
     return "\n".join(lines)
 

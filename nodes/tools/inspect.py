@@ -14,6 +14,7 @@ from ...motion_core.files.lora import LoraFile, read_lora
 from ...motion_core.files.recognise import recognise
 from ...motion_core.files.tensor_file import TensorFile
 from ...motion_core.weights.inspect import (
+    block_of,
     describe_lora,
     describe_module,
     lora_norms,
@@ -28,7 +29,7 @@ from ..compat import make_schema, show_on_node
 from ..motion.load import chosen_loras
 from ..training.curve import draw_curve
 from ..types import CATEGORY, MotionLora, MotionModule
-from .derived import require_module, weights_of_module
+from .derived import progress_bar, require_module, weights_of_module
 
 NONE = "none"
 FOLDERS = (paths.MOTION_MODULES, paths.MOTION_LORAS, paths.LORAS)
@@ -134,9 +135,12 @@ def _of_file(folder: str, name: str) -> tuple[list[str], list[Image.Image]]:
         lora = read_lora(path)
         return describe_lora(lora), [draw_lora(lora), *_losses(lora.metadata)]
     opened = open_motion_module(path)
-    weights = weights_of(opened.source.name, load_with_parts(opened, fused_qkv=False))
+    move = progress_bar()
+    model = load_with_parts(opened, fused_qkv=False, progress=lambda done: move(done, opened.num_values))
+    weights = weights_of(opened.source.name, model)
     words = opened.source.metadata
-    return [*describe_module(weights, words), *opened.notes], [draw_module(weights), *_losses(words)]
+    lines = describe_module(weights, words, opened.dtype)
+    return [*lines, *opened.notes], [draw_module(weights), *_losses(words)]
 
 
 def _losses(metadata: Mapping[str, str]) -> list[Image.Image]:
@@ -147,12 +151,13 @@ def _losses(metadata: Mapping[str, str]) -> list[Image.Image]:
 
 def draw_module(weights: ModuleWeights) -> Image.Image:
     """Bars of every module's weights by part, and the position table: frames downwards."""
+    found = norms(weights)
     rows = [
         (f"{one.name.replace('.motion_modules', '')} {part}", value)
-        for one in norms(weights)
+        for one in found
         for part, value in one.parts.items()
     ]
-    bars = _bars(weights.name, rows, len({part for one in norms(weights) for part in one.parts}))
+    bars = _bars(weights.name, rows, len({part for one in found for part in one.parts}))
     table, _ = position_table(weights)
     if table is None:
         return bars
@@ -165,7 +170,7 @@ def draw_lora(lora: LoraFile) -> Image.Image:
     """Bars of the change by block."""
     blocks: dict[str, float] = {}
     for name, size in lora_norms(lora).items():
-        block = ".".join(part for part in name.split(".")[:4] if part != "motion_modules")
+        block = block_of(name, 4).replace(".motion_modules", "")
         blocks[block] = (blocks.get(block, 0.0) ** 2 + size**2) ** 0.5
     return _bars(lora.name, list(blocks.items()), 1)
 

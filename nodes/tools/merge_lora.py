@@ -6,6 +6,7 @@ import comfy.model_management
 from comfy_api.latest import io
 
 from ...motion_core.files.lora import LoraFile
+from ...motion_core.files.words import shown
 from ...motion_core.module.values import is_number
 from ...motion_core.weights.low_rank_change import extract_lora, merge_lora
 from ..checks import check_inputs
@@ -122,6 +123,8 @@ class ExtractMotionLora(io.ComfyNode):
         layers: str = "all",
     ) -> io.NodeOutput:
         check_inputs(cls, locals())
+        if layers not in ("all", "attention"):
+            raise ValueError(f"layers is {shown(layers, 40)!r}, expected all or attention.")
         base = require_module("motion_module", motion_module)
         tuned = require_module("tuned_module", tuned_module)
         found = extract_lora(
@@ -137,6 +140,7 @@ class ExtractMotionLora(io.ComfyNode):
                 f"{base.name} and {tuned.name} do not differ in the layers that were chosen: there is no "
                 "MotionLoRA to make."
             )
+        rank = max(layer.rank for layer in found.layers.values())
         lines = [f"{len(found.layers)} layers at rank {rank}, {found.error:.1%} of their difference missed"]
         if found.left:
             largest = max(found.left, key=found.left.__getitem__)

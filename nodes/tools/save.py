@@ -13,7 +13,7 @@ import torch
 from comfy_api.latest import io
 
 from ...motion_core.files.checkpoint import save_motion_module
-from ...motion_core.files.lora import left_out, save_motion_lora
+from ...motion_core.files.lora import left_out, plain_factors, save_motion_lora
 from ...motion_core.files.motion_adapter import save_motion_adapter
 from ...motion_core.files.words import shown
 from ...motion_core.weights.module_weights import model_of
@@ -137,11 +137,8 @@ class SaveMotionLora(io.ComfyNode):
         loras = chosen_loras(motion_lora)
         if len(loras) != 1:
             raise ValueError(f"{len(loras)} MotionLoRAs arrived; a file holds one. Save each by itself.")
-        lora, kind, layers = loras[0].lora, _dtype(dtype), {}
-        for layer_name, layer in lora.layers.items():
-            factor = 1.0 if layer.alpha is None else layer.alpha / layer.rank
-            wanted = kind or layer.up.dtype
-            layers[layer_name] = (layer.down.to(wanted), (layer.up.float() * factor).to(wanted))
+        lora = loras[0].lora
+        layers = plain_factors(lora, _dtype(dtype))
         words = _words(lora.metadata, licence, description)
         path = _written(paths.MOTION_LORAS, folder, name, lambda path: save_motion_lora(path, layers, words))
         return _told(cls, path, left_out(lora.ignored))
@@ -206,6 +203,7 @@ def _written(
 
     Raises:
         ValueError: a name that leaves the folder, or is none.
+        OSError: the folder cannot be written to, or the name is no file's there.
     """
     if folder not in ("models", "output"):
         raise ValueError(f"folder is {shown(folder, 40)!r}, expected models or output.")
@@ -222,16 +220,22 @@ def _written(
         else folder_paths.get_folder_paths(models)[0]
     )
     base = os.path.abspath(base)
-    place, stem, counter, *_ = folder_paths.get_save_image_path(name, base)
-    Path(place).mkdir(parents=True, exist_ok=True)
-    while True:
-        path = Path(place) / f"{stem}_{counter:05}_{ending}"
-        try:
-            # The name is ours from here on, whoever else is counting.
-            path.open("x").close() if ending else path.mkdir()
-            break
-        except FileExistsError:
-            counter += 1
+    try:
+        place, stem, counter, *_ = folder_paths.get_save_image_path(name, base)
+        Path(place).mkdir(parents=True, exist_ok=True)
+        while True:
+            path = Path(place) / f"{stem}_{counter:05}_{ending}"
+            try:
+                # The name is ours from here on, whoever else is counting.
+                path.open("x").close() if ending else path.mkdir()
+                break
+            except FileExistsError:
+                counter += 1
+    except OSError as error:
+        raise OSError(
+            f"{shown(name, 60)} cannot be written to {base} ({error.strerror}). Choose another name or "
+            "folder."
+        ) from error
     try:
         write(path)
     except BaseException:

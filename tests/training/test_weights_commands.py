@@ -1,5 +1,7 @@
 """merge, blend, extract and inspect on the command line."""
 
+import re
+
 import pytest
 import torch
 from animatediff_flipbook.motion_core.files.checkpoint import save_motion_module
@@ -45,6 +47,9 @@ def test_convert_to_diffusers_and_back(tmp_path, capsys):
     assert main(["convert", str(weights), str(back)]) == 0
     first, second = load_file(one), load_file(back)
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    for command in (["inspect", str(folder)], ["convert", str(folder), str(tmp_path / "x.safetensors")]):
+        assert main(command) == 1
+        assert f"{folder} is a folder. Name the file" in capsys.readouterr().err
     for taken in (folder, one):
         assert main(["convert", str(back), str(taken), "--layout", "diffusers"]) == 1
         assert "diffusers' layout is a folder" in capsys.readouterr().err
@@ -76,3 +81,90 @@ def test_nothing_is_overwritten(modules, capsys):
     before = (modules / "2.safetensors").read_bytes()
     assert main(["blend", one, one, other]) == 1
     assert "exists already" in capsys.readouterr().err and (modules / "2.safetensors").read_bytes() == before
+
+
+def test_a_domain_adapter_in_kohyas_spelling_is_converted_to_one_that_load_lora_reads(tmp_path):
+    stem, path = (
+        "lora_unet_up_blocks_1_attentions_0_transformer_blocks_0_attn2_to_out_0",
+        tmp_path / "k.safetensors",
+    )
+    down, up = torch.randn(4, 8), torch.randn(8, 4)
+    factors = {
+        f"{stem}.lora_down.weight": down,
+        f"{stem}.lora_up.weight": up,
+        f"{stem}.alpha": torch.tensor(1.0),
+    }
+    save_file(factors, path)
+    assert main(["convert", str(path), str(tmp_path / "out.safetensors")]) == 0
+    released = "up_blocks.1.attentions.0.transformer_blocks.0.attn2.processor.to_out_lora"
+    found = load_file(tmp_path / "out.safetensors")
+    assert found.keys() == {f"{released}.down.weight", f"{released}.up.weight"}
+    product = found[f"{released}.up.weight"] @ found[f"{released}.down.weight"]
+    torch.testing.assert_close(product, 0.25 * up @ down)
+
+
+@pytest.mark.parametrize(
+    "stem", ["lora_unet_input_blocks_1_1_to_q", "input_blocks.1.1.attn1.to_q", "lora_te_x_to_q"]
+)
+def test_names_that_no_other_program_would_read_are_not_written(tmp_path, capsys, stem):
+    path = tmp_path / "k.safetensors"
+    save_file(
+        {f"{stem}.lora_down.weight": torch.ones(1, 4), f"{stem}.lora_up.weight": torch.ones(4, 1)}, path
+    )
+    assert main(["convert", str(path), str(tmp_path / "out.safetensors")]) == 1
+    assert f"Cannot write a LoRA of {stem}" in capsys.readouterr().err
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("command", ["convert", "merge"])
+def test_nothing_else_is_replaced_and_no_strength_is_no_number(modules, capsys, command):
+    one, other, lora = (str(modules / f"{n}.safetensors") for n in "12l")
+    before = (modules / "2.safetensors").read_bytes()
+    if command == "convert":
+        assert main(["convert", one, other]) == 1 and "exists already" in capsys.readouterr().err
+    else:
+        assert main(["extract", one, other, lora, "--rank", "1"]) == 0
+        assert main(["merge", one, lora, str(modules / "n.safetensors"), "--strength", "nan"]) == 1
+        assert "strength" in capsys.readouterr().err and not (modules / "n.safetensors").exists()
+    assert (modules / "2.safetensors").read_bytes() == before
+
+
+def test_a_file_in_8_bit_is_told_as_such(modules, capsys):
+    path = modules / "1.safetensors"
+    save_file({key: value.to(torch.float8_e4m3fn) for key, value in load_file(path).items()}, path)
+    assert main(["inspect", str(path)]) == 0
+    assert "million weights in float8_e4m3fn" in capsys.readouterr().out
+
+
+def test_what_a_ckpt_does_not_say_is_told(tmp_path, capsys):
+    slots = [("down_blocks.0.motion_modules.0", 32)]
+    for name, options in (("odd", {"num_heads": 4, "unet_groupnorm": "joint"}), ("usual", {})):
+        config = MotionModuleConfig.for_slots(slots, "v3", **options)
+        save_motion_module(tmp_path / f"{name}.safetensors", initialise(MotionModel(config), 1))
+    odd, usual = str(tmp_path / "odd.safetensors"), str(tmp_path / "usual.safetensors")
+    for number, command in enumerate((["convert", odd], ["blend", odd, odd])):
+        assert main([*command, str(tmp_path / f"{number}.ckpt")]) == 0
+        told = capsys.readouterr().out
+        assert "num_heads (4, not 8)" in told and "unet_groupnorm (joint, not per_frame)" in told
+    for target in ("x.ckpt", "x.safetensors"):
+        assert main(["convert", usual, str(tmp_path / target)]) == 0
+        assert "metadata" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["blend", "extract", "merge"])
+def test_long_work_says_how_far_it_is(modules, monkeypatch, caplog, command):
+    files = [str(modules / f"{name}.safetensors") for name in "12l"]
+    if command == "merge":
+        assert main(["extract", *files, "--rank", "1"]) == 0
+        files = [files[0], files[2], str(modules / "m.safetensors")]
+    caplog.clear()
+    monkeypatch.setattr("animatediff_flipbook.training.weights_commands.SECONDS_BETWEEN_LINES", 0.0)
+    assert main([command, *files]) == 0
+    told = [
+        found.groups() for found in (re.search(r"(\d+) of (\d+)", line) for line in caplog.messages) if found
+    ]
+    assert len(told) > 5 and told[-1][0] == told[-1][1]
+    caplog.clear()
+    monkeypatch.setattr("animatediff_flipbook.training.weights_commands.SECONDS_BETWEEN_LINES", 1000.0)
+    assert main([command, *files[:2], str(modules / "again.safetensors")]) == 0
+    assert not any(" of " in line for line in caplog.messages)

@@ -141,7 +141,8 @@ def test_kohyas_alpha(tmp_path, alpha):
 
 
 def test_pefts_alpha_in_the_metadata(tmp_path):
-    metadata = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 6, "unet.r": RANK})}
+    of_both = {"unet.lora_alpha": 6, "unet.r": RANK, "text_encoder_2.lora_alpha": 1, "text_encoder_2.r": 1}
+    metadata = {"lora_adapter_metadata": json.dumps(of_both)}
     save_file(spelled(factors(), diffusers_name, **PEFT), tmp_path / "lora.safetensors", metadata)
     assert {layer.alpha for layer in read_lora(tmp_path / "lora.safetensors").layers.values()} == {6.0}
 
@@ -322,6 +323,24 @@ class TestDamaged:
         del state[self.KEY]
         save_file(state, tmp_path / "lora.safetensors")
         assert len(read_lora(tmp_path / "lora.safetensors").ignored) == 1
+
+    def test_what_is_more_than_a_product_of_two_is_left_out_and_told(self, tmp_path):
+        """A convolution in three factors (LoCon), and a bias that peft trains beside the second."""
+        conv, plain = "lora_unet_down_blocks_0_resnets_0_conv1", "down_blocks.0.attentions.0.to_q"
+        state = {
+            f"{conv}.lora_down.weight": torch.ones(2, 4, 1, 1),
+            f"{conv}.lora_mid.weight": torch.ones(2, 2, 3, 3),
+            f"{conv}.lora_up.weight": torch.ones(4, 2, 1, 1),
+            f"{plain}.lora_A.weight": torch.ones(2, 4),
+            f"{plain}.lora_B.weight": torch.ones(4, 2),
+            f"{plain}.lora_B.bias": torch.ones(4),
+        }
+        save_file(state, tmp_path / "locon.safetensors")
+        lora = read_lora(tmp_path / "locon.safetensors")
+        assert list(lora.layers) == [plain]
+        assert any("bias" in key for key in lora.ignored) and any(
+            "conv1 (mid)" in key for key in lora.ignored
+        )
 
     @pytest.mark.parametrize(
         ("key", "words"),

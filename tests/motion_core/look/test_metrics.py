@@ -180,6 +180,12 @@ def test_a_long_clip_takes_no_more_memory_than_its_small_pictures():
     assert found.pan == pytest.approx(100 * 2 / SIZE, rel=0.05) and found.smoothness > 0.9
 
 
+def test_frames_and_steps_between_them_are_told():
+    told = []
+    measure(clip(frames=3), lambda done, total: told.append((done, total)))
+    assert told == [(number, 5) for number in range(1, 6)]
+
+
 def test_two_frames_are_enough_and_plain_ones_say_nothing():
     assert measure(clip(frames=2, pan=(2, 0))).flicker == 0.0
     plain = measure(torch.full((4, 32, 48, 3), 0.3))

@@ -214,6 +214,26 @@ class TestExtract:
         assert found.error == pytest.approx((tail / whole) ** 0.5, abs=1e-5)
         assert found.error == pytest.approx((rest / whole) ** 0.5, abs=1e-5)
 
+    def test_a_device_without_fp64_will_do(self, monkeypatch):
+        """Apple's, that is; the error is summed on the CPU."""
+
+        class WithoutDoubles(torch.Tensor):
+            @classmethod
+            def __torch_function__(cls, function, types, args=(), kwargs=None):
+                if function is torch.Tensor.double:
+                    raise TypeError("no fp64")
+                found = super().__torch_function__(function, types, args, kwargs)
+                return found.as_subclass(torch.Tensor) if function is torch.Tensor.cpu else found
+
+        one, other = module(1), nudged(module(1))
+        wanted, svd = extract_lora(one, other, 3), torch.linalg.svd
+        monkeypatch.setattr(
+            torch.linalg, "svd", lambda *a, **k: [x.as_subclass(WithoutDoubles) for x in svd(*a, **k)]
+        )
+        found = extract_lora(one, other, 3)
+        assert found.error == wanted.error and found.error_by_layer == wanted.error_by_layer
+        assert all(type(layer.up) is torch.Tensor for layer in found.layers.values())
+
     def test_no_other_lora_of_the_rank_is_nearer(self):
         """Eckart and Young: a random search does not beat it."""
         one = module(1, slots=SLOTS[:1])

@@ -1,5 +1,7 @@
 """Motion Metrics and Compare Clips through the nodes."""
 
+import comfy.model_management
+import comfy.utils
 import pytest
 import torch
 from animatediff_flipbook.motion_core.look.metrics import measure
@@ -27,9 +29,18 @@ def test_metrics_are_those_of_the_core_with_a_plot(rolling):
 
 
 def test_two_frames_have_no_flicker_and_it_is_said(rolling):
-    assert "needs three frames" in MotionMetrics.execute(images=rolling[:2]).result[6]
     with pytest.raises(ValueError, match="at least two"):
         MotionMetrics.execute(images=rolling[:1])
+
+    report = MotionMetrics.execute(images=rolling[:2]).result[6]
+    assert report.count("needs three frames") == 3 and "closes" not in report
+
+
+def test_on_a_device_that_cannot_sample_between_pixels_the_cpu_measures(rolling, monkeypatch):
+    """Apple's, for one; torch without it refuses it as well."""
+    wanted = MotionMetrics.execute(images=rolling).result[:6]
+    monkeypatch.setattr(comfy.model_management, "get_torch_device", lambda: torch.device("mps"))
+    assert MotionMetrics.execute(images=rolling).result[:6] == wanted
 
 
 def test_the_first_the_second_and_their_difference(rolling):
@@ -40,7 +51,7 @@ def test_the_first_the_second_and_their_difference(rolling):
     difference = (rolling[..., :3] - other).abs()
     assert torch.allclose(drawn[:, :, 128:], (2 * difference).clamp(max=1))
     assert error == pytest.approx(100 * float(difference.mean()))
-    assert report.count("\n") == 0
+    assert report.splitlines()[1:] == ["Alpha was not compared"]
 
 
 def test_a_clip_and_itself(rolling):
@@ -59,3 +70,46 @@ def test_other_sizes_and_lengths_are_fitted_and_said(rolling, length, frames):
         assert "stretched" in report and "frames:" in report
     if length == "longer":
         assert torch.equal(drawn[5, :, :48], drawn[3, :, :48])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["images", "other_images"])
+def test_values_that_are_no_numbers_are_not_compared(rolling, name, value):
+    clips = {"images": rolling, "other_images": rolling}
+    clips[name] = rolling.clone()
+    clips[name][3, 0, 0, 1] = value
+    with pytest.raises(ValueError, match=f"Frame 3 of {name} holds values that are no numbers"):
+        CompareClips.execute(**clips)
+
+
+@pytest.mark.parametrize("length", ["shorter", "longer"])
+@pytest.mark.parametrize("name", ["images", "other_images"])
+def test_a_clip_without_frames_is_refused(rolling, name, length):
+    clips = {"images": rolling, "other_images": rolling, name: rolling[:0]}
+    with pytest.raises(ValueError, match=f"^{name} holds no frame"):
+        CompareClips.execute(**clips, length=length)
+
+
+def test_grey_is_compared_as_grey_and_alpha_is_said_to_be_left_out(rolling):
+    grey, colours = rolling[..., :1], rolling[..., :3].flip(1)
+    for pair in ((grey, colours), (colours, grey)):
+        drawn, error, report = CompareClips.execute(images=pair[0], other_images=pair[1], view="both").result
+        assert torch.equal(drawn, torch.cat([one.expand(-1, -1, -1, 3) for one in pair], dim=2))
+        assert error == pytest.approx(100 * float((grey - colours).abs().mean())) and "Alpha" not in report
+    assert "Alpha was not compared" in CompareClips.execute(images=rolling, other_images=colours).result[2]
+
+
+def test_comparing_moves_the_bar_and_stops_between_frames(rolling, monkeypatch):
+    told = []
+
+    def update(bar, done, total=None, preview=None):
+        told.append((done, total or bar.total))
+        if len(told) == 8:
+            raise InterruptedError
+
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", update)
+    CompareClips.execute(images=rolling, other_images=rolling)
+    assert told == [(number, 6) for number in range(1, 7)]
+    with pytest.raises(InterruptedError):
+        CompareClips.execute(images=rolling, other_images=rolling)
+    assert len(told) == 8

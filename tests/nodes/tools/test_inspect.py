@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import comfy.utils
 import pytest
 import torch
 from animatediff_flipbook.motion_core.files.lora import LoraFile, LoraLayer, lora_targets, save_motion_lora
@@ -11,6 +12,7 @@ from animatediff_flipbook.motion_core.weights.inspect import lora_norms, metadat
 from animatediff_flipbook.motion_core.weights.module_weights import weights_of
 from animatediff_flipbook.nodes.motion.load import LoadMotionLora
 from animatediff_flipbook.nodes.tools.inspect import InspectMotionModule
+from safetensors.torch import save_file
 
 
 def test_a_module_and_its_file_are_told_alike(motion_module):
@@ -20,6 +22,24 @@ def test_a_module_and_its_file_are_told_alike(motion_module):
     assert report == again and torch.equal(picture, other)
     assert "AnimateDiff v3" in report and "32 rows, sinusoids" in report and "num_heads: 8" in report
     assert picture.ndim == 4 and picture.std() > 0.05
+
+
+def test_reading_a_file_moves_the_bar_and_stops_at_once(motion_module, monkeypatch):
+    motion_module(name="mine.safetensors")
+    told = []
+
+    def update(bar, done, total=None, preview=None):
+        told.append(done / (total or bar.total))
+        if len(told) == stop:
+            raise InterruptedError
+
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", update)
+    stop = 0
+    InspectMotionModule.execute(file="animatediff_models/mine.safetensors")
+    assert len(told) > 5 and told == sorted(told) and told[-1] == 1.0
+    stop = len(told) + 1
+    with pytest.raises(InterruptedError):
+        InspectMotionModule.execute(file="animatediff_models/mine.safetensors")
 
 
 def test_norms_are_those_of_the_weights(motion_module):
@@ -54,6 +74,31 @@ def test_a_lora_and_words_that_are_no_words(motion_module, model_folders):
         assert "MotionLoRA" in report and f"{len(layers)} layers of rank 2" in report
         assert "more" in report and "\x1b" not in report and max(map(len, report.splitlines())) < 300
     assert "\\x1b" in "\n".join(metadata_lines({"note": words["note"]}))
+
+
+@pytest.mark.parametrize(
+    ("before", "blocks"),
+    [
+        (
+            "lora_unet_down_blocks_{}_motion_modules_0_transformer_blocks_0_attn1_",
+            ["down_blocks.0", "down_blocks.1"],
+        ),
+        (
+            "lora_unet_input_blocks_{}_1_transformer_blocks_0_attn1_",
+            [f"lora_unet_input_blocks_{n}" for n in "01"],
+        ),
+    ],
+)
+def test_underscored_names_are_told_by_block_too(model_folders, before, blocks):
+    state = {}
+    for name in [
+        before.format(block) + part for block in "01" for part in ("to_q", "to_k", "to_v", "to_out_0")
+    ]:
+        state |= {f"{name}.lora_down.weight": torch.ones(1, 4), f"{name}.lora_up.weight": torch.ones(4, 1)}
+    save_file(state, model_folders["loras"] / "kohya.safetensors")
+    report, picture = InspectMotionModule.execute(file="loras/kohya.safetensors").result
+    assert [line.split(":")[0].strip() for line in report.splitlines()[3:5]] == blocks
+    assert len(report.splitlines()) == 6 and picture.shape[1] == 4 * 14
 
 
 def test_the_curve_of_a_training_is_drawn_and_told(motion_module):

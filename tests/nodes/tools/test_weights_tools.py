@@ -139,6 +139,8 @@ def test_extracted_from_merged_is_the_lora(motion_module, model_folders):
     assert_same(back.patcher.model.state_dict(), merged.patcher.model.state_dict(), 1e-4)
     with pytest.raises(ValueError, match="do not differ"):
         ExtractMotionLora.execute(motion_module=module, tuned_module=module, rank=2)
+    with pytest.raises(ValueError, match="layers is 'some', expected all or attention"):
+        ExtractMotionLora.execute(motion_module=module, tuned_module=merged, layers="some")
 
 
 @pytest.mark.parametrize("dtype", ["as it is", "float16"])
@@ -196,6 +198,57 @@ def test_saved_lora_is_read_again_without_its_strength(motion_module, model_fold
         SaveMotionLora.execute(motion_lora=(*lora, *lora), name="z")
 
 
+LAYER = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.1.to_out.0"
+OF_DIFFUSERS = "down_blocks.0.motion_modules.0.transformer_blocks.0.attn2.to_out.0"
+
+
+@pytest.mark.parametrize("size", [1e-5, 300.0])
+@pytest.mark.parametrize(
+    ("stem", "down", "up", "words"),
+    [
+        (f"lora_unet_{LAYER.replace('.', '_')}", "lora_down", "lora_up", {}),
+        (f"lora_unet_{OF_DIFFUSERS.replace('.', '_')}", "lora_down", "lora_up", {}),
+        (f"unet.{OF_DIFFUSERS}", "lora_A", "lora_B", {"lora_adapter_metadata": '{"unet.lora_alpha": ALPHA}'}),
+    ],
+)
+def test_a_lora_of_any_spelling_is_saved_as_released_at_its_own_scale(
+    model_folders, stem, down, up, words, size
+):
+    """kohya's alpha of 1 at a high rank makes factors so small that fp16 would round them away; an alpha far
+    above the rank makes them too large for it."""
+    folder, generator = model_folders["animatediff_motion_lora"], torch.Generator().manual_seed(0)
+    alpha = 1.0 if size < 1 else 16000.0
+    first = (0.05 * torch.randn(16, 32, generator=generator)).half()
+    second = (size * torch.randn(32, 16, generator=generator)).half()
+    state = {f"{stem}.{down}.weight": first, f"{stem}.{up}.weight": second}
+    words = {key: text.replace("ALPHA", str(alpha)) for key, text in words.items()}
+    save_file(
+        state if words else {**state, f"{stem}.alpha": torch.tensor(alpha)}, folder / "a.safetensors", words
+    )
+    SaveMotionLora.execute(motion_lora=LoadMotionLora.execute(motion_lora="a.safetensors")[0], name="b")
+    saved = load_file(folder / "b_00001_.safetensors")
+    released = LAYER.replace(".to_out.0", ".processor.to_out_lora")
+    assert saved.keys() == {f"{released}.down.weight", f"{released}.up.weight"}
+    wanted = alpha / 16 * second.double() @ first.double()
+    product = saved[f"{released}.up.weight"].double() @ saved[f"{released}.down.weight"].double()
+    assert float((product - wanted).norm() / wanted.norm()) < 1e-3
+    (layer,) = LoadMotionLora.execute(motion_lora="b_00001_.safetensors")[0][0].lora.layers.values()
+    assert layer.alpha is None and layer.up.dtype == torch.float16
+
+
+@pytest.mark.parametrize("layout", ["original", "diffusers"])
+def test_values_that_the_type_does_not_hold_are_refused_and_nothing_is_left(
+    motion_module, model_folders, layout
+):
+    module, folder = motion_module(), model_folders["animatediff_models"]
+    before = sorted(folder.rglob("*"))
+    with torch.no_grad():
+        next(w for name, w in module.patcher.model.named_parameters() if "proj_in.weight" in name)[0, 0] = 1e5
+    with pytest.raises(ValueError, match=r"proj_in\.weight holds values up to 1e\+05, too large for float16"):
+        SaveMotionModule.execute(motion_module=module, name="x", dtype="float16", layout=layout)
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_what_a_saved_motion_lora_leaves_out_is_told(motion_module, model_folders, caplog):
     a_lora(motion_module(), model_folders)
     file = model_folders["animatediff_motion_lora"] / "zoom.safetensors"
@@ -211,6 +264,15 @@ def test_names_that_leave_the_folder_are_refused(motion_module, model_folders, n
     with pytest.raises(ValueError, match="is none for a file"):
         SaveMotionModule.execute(motion_module=module, name=name)
     assert len(sorted(model_folders.base.rglob("*"))) == len(before) + 1  # the module that was loaded
+
+
+@pytest.mark.parametrize("layout", ["original", "diffusers"])
+@pytest.mark.parametrize("name", ["taken/x", "x" * 300])
+def test_a_name_that_the_disk_refuses_is_one_sentence(motion_module, model_folders, name, layout):
+    module, folder = motion_module(), model_folders["animatediff_models"]
+    (folder / "taken").write_text("a file")
+    with pytest.raises(OSError, match=r"cannot be written to .* Choose another name or folder"):
+        SaveMotionModule.execute(motion_module=module, name=name, layout=layout)
 
 
 def test_a_write_that_fails_leaves_nothing(motion_module, model_folders, monkeypatch):
