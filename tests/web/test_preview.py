@@ -1,10 +1,9 @@
-"""The page's part of the moving preview, by what the server tells it; in Node.js, with a page that only listens
-(tests/browser looks at it)."""
+"""The page's part of the moving preview, by what the server tells it: in Node.js, with a page that only
+listens (tests/browser looks at it)."""
 
 import json
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
