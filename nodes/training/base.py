@@ -82,9 +82,7 @@ def other_device() -> str:
     kind = comfy.model_management.get_torch_device().type
     if kind in ("cuda", "cpu"):
         return ""
-    return (
-        f"ComfyUI computes on {kind}; the trainer knows CUDA, ROCm and the CPU: it trains on the CPU."
-    )
+    return f"ComfyUI computes on {kind}; the trainer knows CUDA, ROCm and the CPU: it trains on the CPU."
 
 
 def precision() -> str:
