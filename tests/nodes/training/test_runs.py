@@ -47,20 +47,20 @@ def number_in(trained):
     return int(load_file(trained.path)["number"][0])
 
 
-@pytest.mark.parametrize(
-    ("setting", "same_run"),
-    [
-        ("train.stop_at = 2", True),
-        ("checkpoints.keep = 5", True),
-        ("validation.fraction = 0.3", False),
-        ("optimizer.warmup_steps = 2", False),
-        ('export.dtype = "float32"', True),
-    ],
-)
-def test_which_settings_make_another_run(start, setting, same_run):
+def test_which_settings_make_another_run(start):
     start()
-    start(settings=setting, steps=4)
-    assert (start.folders[0] == start.folders[1]) == same_run
+    for number, (setting, same_run) in enumerate(
+        {
+            "train.stop_at = 2": True,
+            "checkpoints.keep = 5": True,
+            "validation.fraction = 0.3": False,
+            "optimizer.warmup_steps = 2": False,
+            'export.dtype = "float32"': True,
+        }.items()
+    ):
+        start(settings=setting, steps=4 + number)
+        assert len(start.folders) == number + 2
+        assert (start.folders[0] == start.folders[-1]) == same_run, setting
 
 
 def test_a_file_to_start_from_that_has_changed_makes_another_run(start, graph):

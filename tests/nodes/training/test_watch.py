@@ -47,6 +47,7 @@ def test_the_record_of_losses_is_read_once(tmp_path, said, monkeypatch):
     assert drawn[-1] == [(1, 0.5), (2, 0.25), (3, 0.125), (5, 0.0)]
 
 
+@pytest.mark.slow
 def test_other_stores_of_encodings_do_not_crowd_out_what_was_left_out(run, said, graph):
     """A graph's runs share one cache: that it holds other things too is no warning."""
     for fps in (4.0, 2.0, 1.0):
