@@ -1,5 +1,5 @@
-"""Files: which are safe to open, and writing JSON so that a reader sees the old file or the new one, never a
-part (tensors: motion_core.files.tensor_file)."""
+"""Files: which are there, which are safe to open, and writing JSON so that a reader sees the old file or the
+new one, never a part (tensors: motion_core.files.tensor_file)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,23 @@ def is_regular(path: Path) -> bool:
         return stat.S_ISREG(os.stat(path).st_mode)
     except (OSError, ValueError):  # not there, or a name that no file can have
         return False
+
+
+def visible_in(folder: Path) -> list[Path]:
+    """Everything visible below a folder, links to folders followed, in an order that no file system
+    decides."""
+
+    def say(error: OSError) -> None:
+        log.warning("Left out: %s: %s", error.filename, error.strerror)
+
+    found, seen = [], set()
+    for place, folders, files in os.walk(folder, onerror=say, followlinks=True):
+        real = os.path.realpath(place)
+        # A link may lead back up, or to a folder that is here anyway.
+        folders[:] = () if real in seen else sorted(name for name in folders if name[0] != ".")
+        found += () if real in seen else (Path(place, name) for name in (*folders, *files) if name[0] != ".")
+        seen.add(real)
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def read_json(path: Path) -> dict[str, Any]:

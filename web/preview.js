@@ -15,6 +15,9 @@ const STYLE = "AnimateDiff Flipbook.Preview.Style";
 const FPS = "AnimateDiff Flipbook.Preview.Fps";
 const LONGEST_SIDE = 512; // as of ComfyUI's own previews
 
+/** The id under which this page has said what it shows. */
+let announced;
+
 /** Playing clips by the id of the node they are shown on. */
 const players = new Map();
 
@@ -124,6 +127,7 @@ function style() {
 /** Tell the server whether to make sheets for this page; it forgets when the connection ends. */
 function announce() {
     if (!api.clientId) return;
+    announced = api.clientId;
     const body = JSON.stringify({ client_id: api.clientId, on: style() !== "off" });
     const headers = { "Content-Type": "application/json" };
     api.fetchApi(ROUTE, { method: "POST", headers, body }).catch(() => {}); // no server, no preview
@@ -182,8 +186,12 @@ app.registerExtension({
             if (player?.current && !player.showing) player.show();
         });
         api.addEventListener("progress_state", ({ detail }) => {
-            for (const node of Object.values(detail.nodes)) {
-                if (node.state !== "running") end(node.display_node_id);
+            const nodes = Object.values(detail.nodes);
+            const running = (node) => node.state === "running";
+            // Several may be shown on one: copies in a loop, of which the earlier ones have ended.
+            const playing = new Set(nodes.filter(running).map((node) => node.display_node_id));
+            for (const { display_node_id: id } of nodes) {
+                if (!playing.has(id)) end(id);
             }
         });
         for (const over of ["execution_success", "execution_error", "execution_interrupted"]) {
@@ -194,6 +202,10 @@ app.registerExtension({
             announce();
         });
         api.addEventListener("reconnected", announce);
+        // A page that was reloaded may hear its id only after this.
+        api.addEventListener("status", () => {
+            if (api.clientId !== announced) announce();
+        });
         announce();
     },
 });

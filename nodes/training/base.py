@@ -29,6 +29,7 @@ def loaded_base(model: ModelPatcher, clip: Any, vae: Any, motion_module: LoadedM
     """
     from ...training.model.loaded import Loaded, fingerprint, patched
 
+    _require_parts(clip, vae)
     _refuse_what_is_beside(model)
     motion, licence = None, ""
     if motion_module is not None:
@@ -43,7 +44,21 @@ def loaded_base(model: ModelPatcher, clip: Any, vae: Any, motion_module: LoadedM
     parts = [*patched(model), *patched(clip.patcher), clip.layer_idx, vae.first_stage_model.state_dict()]
     if motion is not None:
         parts += [repr(motion_module.config), motion.state_dict(), control_state_dict(motion)]
-    return Loaded(model, clip, vae, motion, fingerprint(*parts), licence)
+    pause = comfy.model_management.throw_exception_if_processing_interrupted
+    return Loaded(model, clip, vae, motion, fingerprint(*parts, pause=pause), licence)
+
+
+def _require_parts(clip: Any, vae: Any) -> None:
+    """Loaders hand out nothing where a checkpoint has no such part, and a VAE without a model."""
+    for name, there, part, loader in (
+        ("clip", clip is not None, "text encoder", "Load CLIP"),
+        ("vae", vae is not None and vae.first_stage_model is not None, "VAE", "Load VAE"),
+    ):
+        if not there:
+            raise ValueError(
+                f"{name}: there is no {part} in what is connected; the checkpoint has none. Connect {loader} "
+                "with the one of the model's family."
+            )
 
 
 def _refuse_what_is_beside(model: ModelPatcher) -> None:
@@ -60,6 +75,14 @@ def _refuse_what_is_beside(model: ModelPatcher) -> None:
 def device_name() -> str:
     """The trainer's word for the device that ComfyUI computes on: it knows CUDA (with ROCm) and the CPU."""
     return "cuda" if comfy.model_management.get_torch_device().type == "cuda" else "cpu"
+
+
+def other_device() -> str:
+    """What to say where ComfyUI computes on a device that the trainer does not know; else nothing."""
+    kind = comfy.model_management.get_torch_device().type
+    if kind in ("cuda", "cpu"):
+        return ""
+    return f"ComfyUI computes on {kind}; the trainer knows CUDA, ROCm and the CPU: it trains on the CPU."
 
 
 def precision() -> str:

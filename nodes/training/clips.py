@@ -10,6 +10,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
+import comfy.utils
 import folder_paths
 import numpy as np
 import torch
@@ -25,8 +27,10 @@ def find_folder(text: str) -> Path:
     """
     given = Path(text.strip()).expanduser()
     root = Path(folder_paths.get_input_directory()).resolve()
-    path = (root / given).resolve()
-    if not given.is_absolute() and root not in (path, *path.parents):
+    # By its name: what the user has linked into the input folder is in it.
+    named = Path(os.path.normpath(root / given))
+    path = named.resolve()
+    if not given.is_absolute() and root not in (named, *named.parents):
         raise ValueError(f"folder = {text!r} leads out of ComfyUI's input folder. Write its whole path.")
     if not path.exists():
         raise ValueError(
@@ -37,9 +41,12 @@ def find_folder(text: str) -> Path:
 
 
 def stamp(path: Path) -> str:
-    """Changes when a file in a folder does, or comes, or goes; cheap, since no file is read."""
+    """Changes when a file in a folder does that training looks at, or comes, or goes; cheap, since no file is
+    read."""
+    from ...training.files import visible_in
+
     digest = hashlib.blake2b(digest_size=16)
-    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    found = [path] if path.is_file() else sorted(p for p in visible_in(path) if p.is_file())
     for file in found:
         state = file.stat()
         digest.update(f"{file}\0{state.st_size}\0{state.st_mtime_ns}\n".encode("utf-8", "surrogatepass"))
@@ -86,7 +93,7 @@ def sources(
     found, stamps = [], []
     if folder.strip():
         path = find_folder(folder)
-        caption = " ".join(" ".join(captions).split()) if not clips else ""
+        caption = _caption_of_folder(captions) if not clips else ""
         found.append({"path": str(path), "caption": caption})
         stamps.append(stamp(path))
     for clip, caption in zip(clips, caption_of_each(captions, len(clips)) if clips else (), strict=True):
@@ -96,6 +103,21 @@ def sources(
     if not found:
         raise ValueError("There is nothing to train on: write the name of a folder, or connect clips.")
     return found, stamps
+
+
+def _caption_of_folder(captions: Sequence[str]) -> str:
+    """One for all of a folder's files: several would have to be told apart, and its files have no numbers.
+
+    Raises:
+        ValueError: there are several.
+    """
+    lines = [line.strip() for text in captions for line in text.splitlines() if line.strip()]
+    if len(lines) > 1:
+        raise ValueError(
+            f"captions: {len(lines)} captions for a folder. With a folder alone, give one line for all its "
+            "files, or leave captions empty and write a .txt beside each file."
+        )
+    return " ".join(lines)
 
 
 def _as_file(clip: Any, fps: float, place: Path) -> tuple[Path, bool]:
@@ -140,10 +162,12 @@ def _grid(count: int, rate: Fraction | float, fps: float) -> list[int]:
     Raises:
         ValueError: slower than the grid, so that frames would repeat.
     """
+    from ...training.data.video import REPEATS_TOLERATED
+
     rate = float(rate)
     if not fps:
         return list(range(count))
-    if rate < fps:
+    if rate < fps * (1 - REPEATS_TOLERATED):
         raise ValueError(
             f"clips: a VIDEO has {rate:g} frames per second, fewer than fps = {fps:g}. Lower fps to it."
         )
@@ -172,8 +196,11 @@ def _write_frames(images: torch.Tensor, place: Path) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         (temporary / "frames").mkdir(parents=True)
+        bar = comfy.utils.ProgressBar(len(pixels))
         for number, frame in enumerate(pixels):
+            comfy.model_management.throw_exception_if_processing_interrupted()
             Image.fromarray(frame, "RGB").save(temporary / "frames" / f"{number:05d}.png", compress_level=1)
+            bar.update_absolute(number + 1)
         os.replace(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -107,10 +107,10 @@ def _decoded(files: list, first: int, most: int, config: Any) -> tuple[list, lis
     # A camera move has taken the stride into account.
     stride = 1 if config.camera.direction else config.data.stride
     for file in files:
-        comfy.model_management.throw_exception_if_processing_interrupted()
         try:
-            tracks = tracks_of_file(file, file.content_hash(), config).tracks
-        except Unreadable as error:
+            pause = comfy.model_management.throw_exception_if_processing_interrupted
+            tracks = tracks_of_file(file, file.content_hash(), config, pause).tracks
+        except (Unreadable, OSError) as error:
             left_out.append(f"{file.path.name}: {error}")
             continue
         for _, _, pixels in tracks:

@@ -178,8 +178,18 @@ def late_inputs(settings: bool = True) -> list[io.Input]:
 
 
 def given(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs of a node that takes lists: single values out of them, `clips` and `captions` as lists."""
+    """The inputs of a node that takes lists: single values out of them, `clips` and `captions` as lists.
+
+    Raises:
+        ValueError: several values where one is expected, or a caption that is no text.
+    """
     lists = {name: inputs.get(name) for name in ("clips", "captions")}
+    for name, value in inputs.items():
+        if name not in lists and isinstance(value, list) and len(value) > 1:
+            raise ValueError(
+                f"{name} got a list of {len(value)}, expected one: only clips and captions may be lists. "
+                "Mind the linked node."
+            )
     single = {
         name: value[0] if isinstance(value, list) and value else value
         for name, value in inputs.items()
@@ -241,7 +251,7 @@ def configuration(
         "name": values["name"],
         "seed": values["seed"],
         "base": {"checkpoint": "the MODEL of a graph", "device": device},
-        "optimizer": {"lr": values["learning_rate"], "warmup_steps": min(50, values["steps"] // 10)},
+        "optimizer": {"lr": values["learning_rate"], "warmup_steps": default_warmup(values["steps"])},
         "train": {
             "steps": values["steps"],
             "batch_size": values["batch_size"],
@@ -263,6 +273,11 @@ def configuration(
     _refuse_closed(wanted)
     overlay(tree, values.get("settings") or "")
     return tree
+
+
+def default_warmup(steps: int) -> int:
+    """Steps over which the learning rate rises, unless `settings` says so."""
+    return min(50, steps // 10)
 
 
 def _refuse_closed(wanted: dict[str, Any]) -> None:

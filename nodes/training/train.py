@@ -16,7 +16,7 @@ from ..motion.domain_adapter import with_domain_adapter
 from ..motion.load import loaded_module
 from ..types import CATEGORY, ChosenLora, MotionLora, MotionModule
 from .clips import find_folder, stamp
-from .runs import Trained, train_in_graph
+from .runs import Trained, full_disk_in_words, train_in_graph
 from .settings import base_inputs, camera_inputs, clip_inputs, given, late_inputs, loop_inputs
 
 TRAINING = f"{CATEGORY}/training"
@@ -58,7 +58,8 @@ class _Training(io.ComfyNode):
         check_inputs(
             cls, {name: value for name, value in values.items() if name not in ("clips", "captions")}
         )
-        return values, train_in_graph(cls, stage, values, model_folder)
+        with full_disk_in_words():
+            return values, train_in_graph(cls, stage, values, model_folder)
 
     @classmethod
     def _output(cls, trained: Trained, *results: Any) -> io.NodeOutput:

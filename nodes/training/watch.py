@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,9 +38,16 @@ class GraphWatch:
         self._bar = comfy.utils.ProgressBar(steps, node_id)
         self._first: tuple[int, float] | None = None
         self._frames: list[Image.Image] = []
+        self._losses: list[tuple[int, float]] | None = None
         self._pictured = self._said = 0.0
         self._cancelled = False
         self.warnings: list[str] = []
+
+    def doing(self, what: str, done: int = 0, total: int = 0) -> None:
+        """What comes between encoding and steps."""
+        self._show(f"{what}: {done} of {total}" if total else what, always=not total)
+        if total:
+            self._move(done, total)
 
     def encoded(self, what: str, done: int, total: int) -> None:
         """Latents and captions, before the first step."""
@@ -49,6 +57,9 @@ class GraphWatch:
     def stepped(self, step: int, values: Mapping[str, float]) -> None:
         """A step: bar, line, and now and then the curve."""
         now = time.monotonic()
+        losses = self._known_losses()
+        if math.isfinite(values["loss"]) and step not in dict(losses[-1:]):
+            losses.append((step, values["loss"]))
         self._first = self._first or (step, now)
         first, began = self._first
         line = f"step {step} of {self._steps}  loss {values['loss']:.4f}"
@@ -80,9 +91,15 @@ class GraphWatch:
         return self._cancelled or comfy.model_management.processing_interrupted()
 
     def _curve(self) -> Image.Image:
+        return draw_curve(self._known_losses(), self._steps)
+
+    def _known_losses(self) -> list[tuple[int, float]]:
+        """Of an earlier part of the run too: read once, for a record of many steps is long."""
         from ...training.run.losses import read_losses
 
-        return draw_curve(read_losses(self._folder), self._steps)
+        if self._losses is None:
+            self._losses = read_losses(self._folder)
+        return self._losses
 
     def _move(self, done: int, total: int, picture: tuple | None = None) -> None:
         """The bar raises when the user has cancelled; a run first saves what it has."""

@@ -22,9 +22,9 @@ class SourceConfig:
     """One place that training clips or images come from."""
 
     path: str
-    """A folder (searched through, hidden ones left out; captions from `metadata.jsonl` or `metadata.csv`, or
-    from a `.txt` or `.caption` beside each file), a `.jsonl` list, a `.csv` table, or a WebDataset `.tar`
-    (`{0000..0012}` expands)."""
+    """A folder (searched through, links followed, hidden ones left out; captions from `metadata.jsonl` or
+    `metadata.csv`, or from a `.txt` or `.caption` beside each file), a `.jsonl` list, a `.csv` table, or a
+    WebDataset `.tar` (`{0000..0012}` expands)."""
     caption: str = ""
     """One caption for everything here, in place of text files and tables."""
     media_root: str = ""

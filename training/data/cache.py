@@ -175,7 +175,7 @@ def _report_other_stores(root: Path, kind: str, settings: dict[str, Any]) -> Non
             for key in sorted({*old, *settings})
             if old.get(key) != settings.get(key)
         ]
-        log.warning(
+        log.info(
             "The cache %s was made with other settings and is not used (%s)",
             other.parent.name,
             "; ".join(changed),

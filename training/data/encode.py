@@ -73,9 +73,12 @@ class Encodings:
         self._facts: dict[str, dict] = {}
         self._read_facts()
 
-    def missing(self, files: Sequence[MediaFile]) -> tuple[list[tuple[MediaFile, str]], list[str]]:
-        """What this process must still encode: files with their content hashes, and captions."""
-        hashes = content_hashes(files, self._memo)
+    def missing(
+        self, files: Sequence[MediaFile], each: Callable[[int, int], None] | None = None
+    ) -> tuple[list[tuple[MediaFile, str]], list[str]]:
+        """What this process must still encode: files with their content hashes, and captions. ``each``: see
+        :func:`content_hashes`."""
+        hashes = content_hashes(files, self._memo, each)
         todo, seen = [], set()
         for file, content_hash in zip(files, hashes, strict=True):
             if content_hash not in seen and not self._known(content_hash):
@@ -115,8 +118,10 @@ class Encodings:
         base: BaseModel,
         files: Sequence[MediaFile],
         progress: Callable[[str, int, int], None] | None = None,
+        pause: Callable[[], None] | None = None,
     ) -> None:
-        """Encode what is missing. Interrupted at any point, the next call goes on."""
+        """Encode what is missing. Interrupted at any point, by ``pause`` at every frame, the next call goes
+        on."""
         todo, texts = self.missing(files)
         # Facts about a file go to the disk after its latents: written earlier, they would promise what a
         # crash took.
@@ -131,7 +136,7 @@ class Encodings:
         with written(self.latents, write) as finished:
             for number, (file, content_hash) in enumerate(todo):
                 try:
-                    decoded = tracks_of_file(file, content_hash, self.config)
+                    decoded = tracks_of_file(file, content_hash, self.config, pause)
                     for key, _, pixels in decoded.tracks:
                         self._encode(base, key, pixels)
                     waiting[content_hash] = facts_of(file, decoded)

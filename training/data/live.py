@@ -34,24 +34,26 @@ class LiveEncodings(Encodings):
     def _stored(self, tracks: list[dict]) -> bool:
         return True  # nothing is
 
-    def missing(self, files: Sequence[MediaFile]) -> tuple[list[tuple[MediaFile, str]], list[str]]:
+    def missing(
+        self, files: Sequence[MediaFile], each: Callable[[int, int], None] | None = None
+    ) -> tuple[list[tuple[MediaFile, str]], list[str]]:
         """Files that were not looked at yet; texts are encoded when they are needed."""
-        return super().missing(files)[0], []
+        return super().missing(files, each)[0], []
 
     def fill(
         self,
         base: BaseModel | None,
         files: Sequence[MediaFile],
         progress: Callable[[str, int, int], None] | None = None,
+        pause: Callable[[], None] | None = None,
     ) -> None:
         """Look at the files."""
         todo, _ = self.missing(files)
         with written(self.latents, lambda: write_json(self._facts_path, self._facts)) as finished:
             for number, (file, content_hash) in enumerate(todo):
                 try:
-                    self._facts[content_hash] = facts_of(
-                        file, tracks_of_file(file, content_hash, self.config)
-                    )
+                    decoded = tracks_of_file(file, content_hash, self.config, pause)
+                    self._facts[content_hash] = facts_of(file, decoded)
                 except Unreadable as error:
                     self._facts[content_hash] = failure(file, error)
                 finished()

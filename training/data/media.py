@@ -14,12 +14,12 @@ import os
 import re
 import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
 from ..config import DataConfig, SourceConfig
-from ..files import is_regular, read_json, write_json
+from ..files import is_regular, read_json, visible_in, write_json
 from .tables import CAPTION_COLUMNS, ENCODING, NamesNoFiles, Row, existing, read_table, utf8
 from .video import MEDIA_ENDINGS, VIDEO_ENDINGS, frame_files
 
@@ -207,16 +207,10 @@ def _is_visible(path: PurePath) -> bool:
     return not any(part.startswith(".") for part in path.parts)
 
 
-def _inside(folder: Path) -> list[Path]:
-    """Everything visible below a folder, in an order that no file system decides."""
-    found = (p for p in folder.rglob("*") if _is_visible(p.relative_to(folder)))
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
-
-
 def _folder(folder: Path, has_caption: bool) -> Iterator[Entry]:
-    inside = _inside(folder)
+    found = visible_in(folder)
     in_tables = set()
-    for table in (p for p in inside if p.name in ("metadata.jsonl", "metadata.csv") and is_regular(p)):
+    for table in (p for p in found if p.name in ("metadata.jsonl", "metadata.csv") and is_regular(p)):
         try:
             rows = list(existing(read_table(table, table.parent, has_caption), table))
         except NamesNoFiles as error:
@@ -227,7 +221,7 @@ def _folder(folder: Path, has_caption: bool) -> Iterator[Entry]:
         in_tables |= {row.path.resolve() for row in rows}
         yield from _of_rows(iter(rows))
     left_out = []
-    for path in inside:
+    for path in found:
         if path.suffix.lower() not in MEDIA_ENDINGS or path.is_dir():
             continue
         if is_regular(path):
@@ -241,7 +235,7 @@ def _folder(folder: Path, has_caption: bool) -> Iterator[Entry]:
 
 def _frame_folders(folder: Path) -> Iterator[Entry]:
     empty = True
-    for path in (p for p in _inside(folder) if p.is_dir()):
+    for path in (p for p in visible_in(folder) if p.is_dir()):
         if frame_files(path):
             empty = False
             inside = path / "caption.txt"
@@ -291,11 +285,14 @@ def _is_memory(entry: object) -> bool:
     return isinstance(entry, dict) and isinstance(entry.get("hash"), str) and "stamp" in entry
 
 
-def content_hashes(files: Sequence[MediaFile], memo: Path) -> list[str]:
+def content_hashes(
+    files: Sequence[MediaFile], memo: Path, each: Callable[[int, int], None] | None = None
+) -> list[str]:
     """Content hash of each file. Those of unchanged files are remembered in ``memo``, and those that other
     processes have found are read from the files ``hashes-*.json`` beside it.
 
-    A file that cannot be read gets a hash of its name: whoever decodes it finds out why.
+    A file that cannot be read gets a hash of its name: whoever decodes it finds out why. ``each`` is told how
+    many are done, and of how many; what it raises ends this, and nothing is lost.
     """
     known = {}
     for path in (*sorted(memo.parent.glob("hashes-*.json")), memo):
@@ -303,7 +300,9 @@ def content_hashes(files: Sequence[MediaFile], memo: Path) -> list[str]:
             known |= {key: entry for key, entry in read_json(path).items() if _is_memory(entry)}
     hashes, changed, last = [], False, time.monotonic()
     try:
-        for file in files:
+        for number, file in enumerate(files):
+            if each is not None:
+                each(number, len(files))
             key = file.name
             try:
                 stamp = file.stamp()

@@ -8,7 +8,7 @@ file gives one track, of which training draws windows; with it, a file gives sev
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -52,8 +52,10 @@ class Decoded(NamedTuple):
     """Whether the file goes on after `data.max_frames_per_file`."""
 
 
-def tracks_of_file(file: MediaFile, content_hash: str, config: RunConfig) -> Decoded:
-    """Decode a file into its tracks.
+def tracks_of_file(
+    file: MediaFile, content_hash: str, config: RunConfig, pause: Callable[[], None] | None = None
+) -> Decoded:
+    """Decode a file into its tracks. ``pause`` is called at every frame and may end it.
 
     Raises:
         Unreadable: nothing usable in it, with the reason.
@@ -71,7 +73,7 @@ def tracks_of_file(file: MediaFile, content_hash: str, config: RunConfig) -> Dec
         data.repeat_slow_video,
     )
     beyond: list[Image.Image] = []
-    frames = _first(on_the_grid, data.max_frames_per_file, beyond)
+    frames = _pausing(_first(on_the_grid, data.max_frames_per_file, beyond), pause)
     if camera.direction:
         tracks = _camera_tracks(frames, content_hash, config)
     else:
@@ -90,6 +92,13 @@ def tracks_of_file(file: MediaFile, content_hash: str, config: RunConfig) -> Dec
     if data.horizontal_flip:
         tracks += [(f"{key}.mirror", bucket, pixels[:, :, ::-1]) for key, bucket, pixels in tracks]
     return Decoded(tracks, bool(beyond))
+
+
+def _pausing(frames: Iterator[Image.Image], pause: Callable[[], None] | None) -> Iterator[Image.Image]:
+    for frame in frames:
+        if pause is not None:
+            pause()
+        yield frame
 
 
 def _first(frames: Iterator[Image.Image], most: int, beyond: list[Image.Image]) -> Iterator[Image.Image]:

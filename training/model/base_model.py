@@ -126,6 +126,30 @@ class BaseModel:
 
     # --- encoders ---
 
+    def require_family(self) -> None:
+        """Refuse a VAE or a text encoder that the UNet cannot go with.
+
+        Raises:
+            ValueError: names what it gives and what the UNet takes.
+        """
+        vae = self._need(self._vae, "VAE")
+        channels, axes = getattr(vae, "latent_channels", 4), getattr(vae, "latent_dim", 2)
+        if (channels, axes) != (4, 2):
+            kind = {2: "pictures", 3: "videos"}.get(axes, "sound")
+            raise ValueError(
+                f"The VAE makes latents of {channels} channels out of {kind}; the base model takes 4 "
+                "channels of pictures. Use the VAE of the base model's family."
+            )
+        states, pooled = self.encode_text("")
+        wanted = self._model.model_config.unet_config.get("context_dim")
+        fits = wanted in (None, states.shape[-1]) and (self.unet.num_classes is None or pooled is not None)
+        if not fits:
+            raise ValueError(
+                f"The text encoder gives {states.shape[-1]} values a token, the base model takes {wanted}"
+                f"{'' if self.unet.num_classes is None else ' and a vector of the whole prompt'}. Use the "
+                "text encoder of the base model's family."
+            )
+
     def unload_encoders(self) -> None:
         """Let go of VAE and text encoder."""
         self._clip = self._vae = None

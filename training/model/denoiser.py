@@ -198,11 +198,24 @@ def _motion_model(config: RunConfig, base: BaseModel) -> tuple[MotionModel, Kept
         )
         if config.objective.beta_schedule != "auto":
             layout = replace(layout, beta_schedule=named_schedule(config))
+        _tell_of_generation(settings.generation, layout.base)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             motion = MotionModel(layout, fused_qkv=False)
     require_positions(config, motion.config.pe_length)
     return motion.train(False), Kept(licence, take_control_parts(motion))
+
+
+def require_fit(config: RunConfig, base: BaseModel) -> None:
+    """Refuse a motion module that was made for another base.
+
+    Raises:
+        ValueError: as of :func:`check_fit`.
+    """
+    given = None if base.loaded is None else base.loaded.motion
+    if config.stage != "domain_adapter" and (given is not None or config.motion.file):
+        slots = {slot.name: slot for slot in unet_slots(base.unet)}
+        check_fit(given or open_motion_module(config.motion.file), slots)  # it looks at the layout alone
 
 
 def require_positions(config: RunConfig, known: int) -> None:
@@ -216,6 +229,17 @@ def require_positions(config: RunConfig, known: int) -> None:
         fix = f"Train on fewer frames: data.frames (in a node, `frames`) of {known} or less"
         fix += "." if config.motion.file else ", or, for a fresh module, a longer motion.pe_length."
         raise too_many_frames("The motion module", frames, known, fix, "in one clip (data.frames)")
+
+
+def _tell_of_generation(generation: str, base: str) -> None:
+    """Say of a fresh module that it takes the conventions of another family's modules."""
+    family = "sdxl" if generation == "sdxl" else "sd15"
+    if base in ("sd15", "sdxl") and base != family:
+        log.warning(
+            "motion.generation = %r: the noise schedule and norms of modules for %s, and the base is %s. It "
+            "trains so; for a module like the published ones of this base choose %s.",
+            *(generation, family, base, "sdxl" if base == "sdxl" else "v1, v2 or v3"),
+        )
 
 
 def _tell_of_parts(kept: Kept, file: str) -> None:

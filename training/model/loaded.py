@@ -8,6 +8,7 @@ LoRAs and merges that lie on the model are in the copy's weights, by ComfyUI's o
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,12 +41,14 @@ class Loaded:
     """The motion module's."""
 
 
-def fingerprint(*parts: Any) -> str:
-    """A hash of weights, patches and settings: of tensors, their names, and plain values in any nesting."""
+def fingerprint(*parts: Any, pause: Callable[[], None] = lambda: None) -> str:
+    """A hash of weights, patches and settings: of tensors, their names, and plain values in any nesting.
+    ``pause`` is called at every tensor and may end it."""
     digest = hashlib.blake2b(digest_size=32)
 
     def add(value: Any) -> None:
         if isinstance(value, torch.Tensor):
+            pause()
             flat = value.detach().to("cpu", copy=True).contiguous().flatten()
             digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
             digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")

@@ -77,6 +77,6 @@ class Guards:
         good = f"The last good state is step {state}." if state else "There is no state yet."
         return (
             f"{what} is not finite in step {step + 1}, files {', '.join(names)}. {good} Lower "
-            "optimizer.lr or "
-            "lengthen the warm-up, and go on with --resume."
+            "optimizer.lr or lengthen the warm-up, and go on from there (as a command: --resume; in a node, "
+            "another learning rate begins anew)."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 from pathlib import Path
@@ -64,12 +65,15 @@ def look(parts: Parts, report: Report) -> None:
 def validate(parts: Parts) -> dict[str, float]:
     """Validation losses of the weights as they are."""
 
+    config, done = parts.config, itertools.count()
+    total = min(len(parts.held), config.validation.max_clips) * config.validation.bins
+
     def predict(batch: Batch, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         _go_on(parts)
+        parts.watcher.doing("Validating", next(done), total)
         with parts.denoiser.attached(latents.shape[1]):
             return parts.predict(batch, latents, timesteps)
 
-    config = parts.config
     return validation_loss(predict, parts.objective, parts.held, config.validation, config.seed)
 
 
@@ -106,7 +110,7 @@ def _render(parts: Parts, report: Report) -> None:
 
 def _conditioned(parts: Parts, prompts: list[str], size: tuple[int, int]) -> Model:
     """The model with fixed prompts, for the sampler."""
-    device, base = parts.accelerator.device, parts.denoiser.base
+    device, base, done = parts.accelerator.device, parts.denoiser.base, itertools.count()
     states = [parts.encodings.text_states(prompt) for prompt in prompts]
     context = stacked([text for text, _ in states]).to(device)
     pooled = None if states[0][1] is None else torch.stack([vector for _, vector in states])
@@ -115,6 +119,7 @@ def _conditioned(parts: Parts, prompts: list[str], size: tuple[int, int]) -> Mod
 
     def call(latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         _go_on(parts)
+        parts.watcher.doing("Rendering a sample clip", next(done), parts.config.samples.steps)
         with parts.denoiser.attached(latents.shape[1]):
             return parts.denoiser(latents.to(device), timesteps.to(device), context, y)
 

@@ -111,6 +111,7 @@ def build_parts(
     held = _held_clips(config, encodings, held_files) if held_files else None
     fingerprint = _check_data(config, encodings, data)
 
+    watcher.doing("Preparing the model")
     looking = config.samples.every > 0 and accelerator.is_main_process
     live = isinstance(encodings, LiveEncodings)
     base = BaseModel(

@@ -73,7 +73,7 @@ def check_folders(config: RunConfig) -> None:
         ("export.folder", config.export.folder),
     ):
         if str(folder):
-            _check_writable(key, Path(folder))
+            check_writable(key, Path(folder))
 
 
 def _check_kind(key: str, path: Path, kinds: tuple[str, ...] | None) -> None:
@@ -92,8 +92,12 @@ def _check_kind(key: str, path: Path, kinds: tuple[str, ...] | None) -> None:
         raise ValueError(f"{key}: {path.name} is {KINDS[kind].partition(':')[0]}; expected {wanted}.")
 
 
-def _check_writable(key: str, folder: Path) -> None:
-    """By writing: what permissions say is not the whole truth."""
+def check_writable(key: str, folder: Path) -> None:
+    """By writing: what permissions say is not the whole truth.
+
+    Raises:
+        OSError: names the folder and the reason.
+    """
     probe = folder / f".{secrets.token_hex(4)}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)

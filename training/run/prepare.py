@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..data.live import LiveEncodings
 from ..data.media import MediaFile, content_hashes, list_media
 from ..locks import PROBE, Busy, lock, sweep
 from ..model.base_model import BaseModel, file_hash
+from ..model.denoiser import require_fit
 from ..model.loaded import Loaded
 from .engine import release_memory
 from .validate import held_out
@@ -35,20 +36,22 @@ def fill_cache(
     """Encode what is missing; returns the store, the training files and the held-out files."""
     with _using_cache(config.cache_folder, accelerator):
         _hash_in_shares(config, accelerator)
-        files, held = split_files(config, accelerator.process_index)
-        base_hash = file_hash_of(config, accelerator) if loaded is None else loaded.fingerprint
         progress = _Progress(accelerator.is_main_process, watcher or Watcher())
+        files, held = split_files(config, accelerator.process_index, progress.reading)
+        base_hash = file_hash_of(config, accelerator) if loaded is None else loaded.fingerprint
         kind = LiveEncodings if config.cache.mode == "off" else Encodings
         encodings = kind(config, base_hash, accelerator.process_index, accelerator.num_processes)
-        todo, texts = encodings.missing([*files, *held])
+        todo, texts = encodings.missing([*files, *held], progress.reading)
         if isinstance(encodings, LiveEncodings):
-            encodings.fill(None, [*files, *held], progress)
+            encodings.fill(None, [*files, *held], progress, progress.pause)
         elif todo or texts:
             log.info("Encoding %d files and %d captions into %s", len(todo), len(texts), config.cache_folder)
             base = BaseModel(
                 config.base, accelerator.device, "fp32", encoders=True, unet=False, loaded=loaded
             )
-            encodings.fill(base, [*files, *held], progress)
+            base.require_family()
+            require_fit(config, base)
+            encodings.fill(base, [*files, *held], progress, progress.pause)
             del base
             release_memory()
         accelerator.wait_for_everyone()
@@ -112,13 +115,15 @@ def samples_of(config: RunConfig) -> Path:
     return Path(config.output) / "samples"
 
 
-def split_files(config: RunConfig, rank: int = 0) -> tuple[list[MediaFile], list[MediaFile]]:
-    """Training files and held-out files."""
+def split_files(
+    config: RunConfig, rank: int = 0, each: Callable[[int, int], None] | None = None
+) -> tuple[list[MediaFile], list[MediaFile]]:
+    """Training files and held-out files. ``each``: see :func:`content_hashes`."""
     samples = samples_of(config)
     files = list_media(config.data.sources, config.data, samples)
     held = list_media(config.validation.sources, config.data, samples) if config.validation.sources else []
     if config.validation.fraction:
-        hashes = content_hashes(files, config.cache_folder / f"hashes-{rank}.json")
+        hashes = content_hashes(files, config.cache_folder / f"hashes-{rank}.json", each)
         out = held_out(hashes, config.validation.fraction)
         held += [file for file, is_out in zip(files, out, strict=True) if is_out]
         files = [file for file, is_out in zip(files, out, strict=True) if not is_out]
@@ -137,8 +142,17 @@ class _Progress:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         self._watcher.encoded(what, done, total)
-        if self._watcher.wants_stop():
-            raise KeyboardInterrupt  # as Ctrl-C would: what is finished is written
+        self.pause()
         if self._main and (done == total or time.monotonic() - self._last > 10):
             self._last = time.monotonic()
             log.info("Encoding %s: %d of %d", what, done, total)
+
+    def reading(self, done: int, total: int) -> None:
+        """Files are read, to know their content."""
+        self._watcher.doing("Reading files", done, total)
+        self.pause()
+
+    def pause(self) -> None:
+        """A place to stop at: as Ctrl-C would, what is finished is written."""
+        if self._watcher.wants_stop():
+            raise KeyboardInterrupt

@@ -38,6 +38,10 @@ FIXED_SETTINGS = {
 """Beginnings of settings that a state cannot be resumed without, and why."""
 
 
+OUTPUT = "output (in a node: another `name`)"
+"""Where a run goes, in messages that a graph may get too."""
+
+
 def states_of(config: RunConfig) -> Path:
     """Folder of a run's states."""
     return Path(config.output) / "checkpoints"
@@ -55,7 +59,7 @@ def lock_output(config: RunConfig) -> IO | None:
     except Busy as error:
         raise ValueError(
             f"Another training is running in {output}. Wait until it has ended, stop it, or choose another "
-            "output."
+            f"{OUTPUT}."
         ) from error
     alone, name = held is not None, re.escape(config.name)
     mine = [output, states_of(config), output / "samples", output / "exports"]
@@ -143,7 +147,7 @@ def find_state(config: RunConfig, accelerator: Accelerator, resume: bool) -> Sta
     if state is None and has_states(folder):
         raise ValueError(
             f"{config.output} holds a run, but none of its states can be read (see above). Put back a copy "
-            "of one, or choose another output."
+            f"of one, or choose another {OUTPUT}."
         )
     steps, stop_at = config.train.steps, config.train.stop_at
     if state is not None and not resume:
@@ -160,7 +164,7 @@ def find_state(config: RunConfig, accelerator: Accelerator, resume: bool) -> Sta
         if state.step > steps:
             raise ValueError(
                 f"train.steps = {steps}, but the run in {config.output} has got to step {state.step}; "
-                "nothing was trained. Raise train.steps, or choose another output."
+                f"nothing was trained. Raise train.steps, or choose another {OUTPUT}."
             )
         _refuse_changes(state, config)
         if state.step == steps:

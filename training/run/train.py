@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -209,13 +210,14 @@ class Run:
 
     def close(self) -> None:
         """Flush logs and let go of memory."""
-        if self.report is not None:
-            self.report.close()
-        # What accelerate has wrapped refers to itself; it is collected when nothing else refers to it.
-        self.parts = self.guards = None
-        engine.close(self.accelerator, self.num_processes)
-        if self._lock is not None:
-            self._lock.close()
+        with ExitStack() as last:  # whatever cannot be done, such as writing to a full disk, the rest is
+            if self._lock is not None:
+                last.callback(self._lock.close)
+            last.callback(engine.close, self.accelerator, self.num_processes)
+            # What accelerate has wrapped refers to itself; it is collected when nothing else refers to it.
+            self.parts = self.guards = None
+            if self.report is not None:
+                last.callback(self.report.close)
 
 
 def _by_bin(losses: Sequence[float], timesteps: Sequence[int], bins: int = 4) -> dict[str, float]:

@@ -17,6 +17,9 @@ class Watcher:
     def interrupted(self) -> None:
         """One of them was raised, and will not be raised again."""
 
+    def doing(self, what: str, done: int = 0, total: int = 0) -> None:
+        """What the run is at between encoding and steps, and how far; without a total nobody knows."""
+
     def encoded(self, what: str, done: int, total: int) -> None:
         """So much is encoded."""
 

@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import comfy.lora
 import comfy.model_management
@@ -13,6 +14,7 @@ from animatediff_flipbook.nodes.training import extras, runs, train
 from animatediff_flipbook.nodes.training.clips import caption_of_each, find_folder, sources
 from animatediff_flipbook.nodes.training.preview import PreviewTrainingClips
 from animatediff_flipbook.tests.support_clips import moving_square, write_mp4
+from animatediff_flipbook.training.model import denoiser
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -284,3 +286,107 @@ def test_preview_shows_what_training_cuts(graph, run):
     file = list_media(config.data.sources, config.data)[0]
     pixels = tracks_of_file(file, "any", config).tracks[0][2]
     assert torch.equal((clips[:4] * 255).round().to(torch.uint8), torch.from_numpy(pixels))
+
+
+def test_several_values_where_one_is_expected_are_not_passed_over(run):
+    with pytest.raises(ValueError, match="folder got a list of 2, expected one"):
+        run(folder=["squares", "circles"])
+
+
+@pytest.mark.parametrize("captions", [["a\nb"], ["a", "b"]])
+def test_captions_that_cannot_be_given_to_a_folders_files_are_refused(graph, captions, tmp_path):
+    with pytest.raises(ValueError, match="2 captions for a folder"):
+        sources("squares", [], captions, 8.0, tmp_path)
+    found, _ = sources("squares", [], ["\n a  red square\n"], 8.0, tmp_path)
+    assert found[0]["caption"] == "a  red square"
+
+
+def test_a_folder_that_is_linked_into_the_input_folder(graph):
+    elsewhere = graph.place / "on another disk"
+    (graph.place / "input" / "squares").rename(elsewhere)
+    (graph.place / "input" / "squares").symlink_to(elsewhere)
+    assert find_folder("squares") == elsewhere.resolve()
+
+
+def test_a_video_in_memory_may_be_as_much_slower_than_fps_as_one_in_a_file(tmp_path):
+    from comfy_api.latest import InputImpl, Types
+
+    frames = torch.from_numpy(moving_square(0, 24)).float() / 255
+    components = Types.VideoComponents(images=frames, frame_rate=Fraction(24000, 1001))
+    found, _ = sources("", [InputImpl.VideoFromComponents(components)], ["x"], 24.0, tmp_path)
+    assert len(list(Path(found[0]["path"]).rglob("*.png"))) == 24
+
+
+def test_frames_are_not_written_on_once_the_user_has_cancelled(tmp_path):
+    comfy.model_management.interrupt_current_processing(True)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        sources("", [torch.zeros(3, 8, 8, 3)], ["x"], 8.0, tmp_path / "clips")
+    assert list((tmp_path / "clips").iterdir()) == []
+
+
+@pytest.mark.parametrize("part", ["clip", "vae"])
+def test_a_checkpoint_without_text_encoder_or_vae(graph, run, part):
+    empty = None if part == "clip" else SimpleNamespace(first_stage_model=None)
+    with pytest.raises(ValueError, match=f"{part}: there is no .* Connect Load {part.upper()}"):
+        run(**{part: empty})
+
+
+def test_parts_of_another_family_are_found_before_anything_is_encoded(graph, run, monkeypatch):
+    def nothing_encoded():
+        assert not list((graph.place / "output").rglob("shard-*"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(graph.vae, "latent_channels", 16)
+        with pytest.raises(ValueError, match="VAE makes latents of 16 channels.*takes 4"):
+            run()
+    nothing_encoded()
+    config = graph.model.model.model_config.unet_config
+    with monkeypatch.context() as patch:
+        patch.setitem(config, "context_dim", 999)
+        with pytest.raises(ValueError, match="values a token, the base model takes 999"):
+            run()
+    nothing_encoded()
+    with monkeypatch.context() as patch:
+        patch.setattr(denoiser, "check_fit", lambda *_: (_ for _ in ()).throw(ValueError("does not fit")))
+        with pytest.raises(ValueError, match="does not fit"):
+            run()
+    nothing_encoded()
+
+
+def test_a_full_disk_is_named_with_what_to_do(run, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runs, "_run", full)
+    with pytest.raises(OSError, match="The disk is full .*the same inputs go on from there"):
+        run()
+
+
+def test_a_file_that_cannot_be_read_is_left_out_of_the_preview(graph, run, monkeypatch):
+    from animatediff_flipbook.training.data.media import MediaFile
+
+    def unreadable(file):
+        raise PermissionError(13, "Permission denied", str(file.path))
+
+    content_hash, first = MediaFile.content_hash, "clip0.webp"
+    monkeypatch.setattr(
+        MediaFile, "content_hash", lambda f: unreadable(f) if f.path.name == first else content_hash(f)
+    )
+    assert run(PreviewTrainingClips).args[0].shape[0] == 5 * 4
+
+
+def test_looking_at_the_models_ends_when_the_user_cancels(graph, run):
+    comfy.model_management.interrupt_current_processing(True)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run()
+    assert not list((graph.place / "output" / runs.PLACE).glob("my_motion_lora*"))
+
+
+def test_training_on_another_device_than_comfyuis_is_said(monkeypatch, tmp_path):
+    from animatediff_flipbook.training.run import train as trainer
+
+    monkeypatch.setattr(comfy.model_management, "get_torch_device", lambda: torch.device("mps"))
+    monkeypatch.setattr(trainer, "train", lambda *_, **__: SimpleNamespace(file=tmp_path))
+    config = SimpleNamespace(train=SimpleNamespace(steps=1))
+    _, watch = runs._run(train.TrainMotionLora, config, None, tmp_path)
+    assert "computes on mps" in watch.warnings[0] and "trains on the CPU" in watch.warnings[0]

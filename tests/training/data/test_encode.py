@@ -75,6 +75,21 @@ def test_interrupted_it_goes_on(make, monkeypatch):
     assert len(store.tracks(files)) == 6
 
 
+def test_a_file_is_given_up_between_frames_and_the_ones_before_are_kept(make):
+    _, store, files = make()
+    frames = iter(range(8 + 3))  # a file and a part of the next
+
+    def pause():
+        if next(frames, None) is None:
+            raise KeyboardInterrupt
+
+    base = FakeBase()
+    with pytest.raises(KeyboardInterrupt):
+        store.fill(base, files, pause=pause)
+    assert base.encoded == 8
+    assert len(make()[1].missing(files)[0]) == 5
+
+
 def test_finished_files_go_to_the_disk_every_minute(make, monkeypatch):
     _, store, files = make()
     monkeypatch.setattr(encode, "SECONDS_BETWEEN_WRITES", 0.0)
@@ -172,6 +187,7 @@ def test_a_damaged_shard_is_made_again(make, caplog):
     "setting", ["data.fps=4", "data.resolutions=[[32, 32]]", "data.background=#000000", "cache.dtype=float16"]
 )
 def test_other_settings_take_another_store_and_say_so(make, setting, caplog):
+    caplog.set_level("INFO")
     _, store, files = make()
     store.fill(FakeBase(), files)
     _, other, _ = make(setting)

@@ -142,6 +142,20 @@ def test_what_cannot_be_read_stops_nobody(clips, tmp_path, caplog):
     assert list(json.loads(memo.read_text())) == [str(tmp_path / "whole.mp4")], "it may come back"
 
 
+def test_links_to_folders_are_followed_once_and_round_trips_end(clips, tmp_path, caplog):
+    source, other = tmp_path / "source", tmp_path / "ferne Platte é"
+    (source / ".hidden").mkdir(parents=True)
+    other.mkdir()
+    for place in (source / ".hidden", other):
+        (place / "a.mp4").write_bytes((clips / "clip0.mp4").read_bytes())
+    (source / "linked").symlink_to(other)
+    (other / "back").symlink_to(source)
+    (source / "again").symlink_to(other)
+    (source / ".secret").symlink_to(other)
+    found = list_media([SourceConfig(path=str(source))], ANY)
+    assert [file.path for file in found] == [source / "again" / "a.mp4"]
+
+
 def test_hashes_that_another_process_has_found_are_taken_over(clips, tmp_path, monkeypatch):
     files = list_media([SourceConfig(path=str(clips))], ANY)
     found = [content_hashes(files[rank::2], tmp_path / f"hashes-{rank}.json") for rank in range(2)]
@@ -197,6 +211,19 @@ def test_hashes_are_remembered_and_changes_noticed(clips, tmp_path, caplog):
     shutil.copy(clips / "clip1.mp4", video)
     assert content_hashes(list_media([source], ANY), memo) != first
     assert [r for r in caplog.records if "has changed" in r.message]
+
+
+def test_who_looks_on_can_end_the_reading_and_what_was_read_is_kept(clips, tmp_path):
+    files = list_media([SourceConfig(path=str(clips))], ANY)
+
+    def each(done, total):
+        assert total == 6
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        content_hashes(files, tmp_path / "memo.json", each)
+    assert len(json.loads((tmp_path / "memo.json").read_text())) == 3
 
 
 def test_hashes_survive_an_interruption(clips, tmp_path, monkeypatch):

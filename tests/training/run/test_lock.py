@@ -28,6 +28,23 @@ def test_a_second_run_on_one_folder_is_refused(stage_settings, tmp_path):
     train(config)
 
 
+def test_a_run_whose_logs_cannot_be_closed_lets_go_of_its_folder(stage_settings, tmp_path, monkeypatch):
+    """As on a full disk."""
+    config = stage_settings("domain_adapter", tmp_path / "run", "train.steps=1")
+    run = Run(config, resume=False)
+    close = run.report.close
+
+    def full():
+        close()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run.report, "close", full)
+    with pytest.raises(OSError, match="No space left"):
+        run.close()
+    assert run.parts is None
+    lock(tmp_path / "run" / "run.lock").close()
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_lock_ends_with_its_process(shared, tmp_path):
     code = (
