@@ -22,14 +22,21 @@ SHOWN = """() => {
 }"""
 
 
+def show(frontend, graph):
+    """Load a prompt with all its nodes in view. The page lays out a prompt's nodes only after it has made
+    elements of them, which stay where they were: loaded once more, they are where they belong."""
+    frontend.page.evaluate("prompt => window.app.loadApiJson(prompt, 'preview')", graph)
+    frontend.open(frontend.ui_form())
+    frontend.drawn_nodes()
+
+
 @pytest.mark.parametrize("elements", [False, True], ids=["canvas", "elements"])
 def test_the_clip_moves_on_the_node_while_it_is_sampled(flipbook_server, elements, tmp_path):
     """Between two sheets the pictures on the node change, again and again; nothing goes on after a cancel."""
     with Frontend(flipbook_server.url) as frontend:
         page = frontend.page
         frontend.draw_nodes_as_elements(elements)
-        page.evaluate("prompt => window.app.loadApiJson(prompt, 'preview')", prompt(steps=4000, size=128))
-        frontend.drawn_nodes()
+        show(frontend, prompt(steps=4000, size=128))
         page.evaluate("""async () => {
             const { api } = await import('/scripts/api.js');
             window.sheets = []; window.previews = 0;
@@ -70,8 +77,7 @@ def test_a_page_that_cannot_play_shows_all_frames_at_once(flipbook_server):
         page = frontend.page
         page.route("**/animatediff-flipbook/preview.js*", lambda route: route.abort())
         frontend.reload()
-        page.evaluate("prompt => window.app.loadApiJson(prompt, 'preview')", graph)
-        frontend.drawn_nodes()
+        show(frontend, graph)
         page.evaluate("() => window.app.queuePrompt(0, 1)")
         try:
             page.wait_for_function(f"() => String(({SIZE_SHOWN})()) === '512,341'")
