@@ -3,6 +3,7 @@ new one, never a part (tensors: motion_core.files.tensor_file)."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -62,3 +63,12 @@ def write_json(path: Path, data: Any) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def file_hash(path: Path) -> str:
+    """Of a file's content, read in parts."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while chunk := file.read(2**22):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -86,6 +86,7 @@ def train_in_graph(
     """
     require_extras()
     from ...training.config import from_dict
+    from ...training.files import file_hash
     from ...training.run.losses import read_losses
     from ...training.run.preflight import check_writable
 
@@ -109,7 +110,7 @@ def train_in_graph(
     if done is None:
         file, watch = _run(node, config, loaded, folder)
         done, warnings = publish(file, target), watch.warnings
-        _remember(folder, {"made": made, "file": done.name, "hash": _hash(done)})
+        _remember(folder, {"made": made, "file": done.name, "hash": file_hash(done)})
         if watch.wants_stop():  # when nothing was left to stop: the file stays, the graph ends here
             _end_prompt()
     losses = [(step, loss) for step, loss in read_losses(folder) if step <= steps]
@@ -151,9 +152,11 @@ def _records(folder: Path) -> list[dict[str, Any]]:
 
 def _finished(folder: Path, made: dict[str, Any], target: Path) -> Path | None:
     """The file that a run has made so, if it is still there and no other has taken its name."""
+    from ...training.files import file_hash
+
     for record in _records(folder):
         path = target / Path(str(record.get("file"))).name
-        if record.get("made") == made and path.is_file() and _hash(path) == record.get("hash"):
+        if record.get("made") == made and path.is_file() and file_hash(path) == record.get("hash"):
             return path
     return None
 
@@ -161,14 +164,6 @@ def _finished(folder: Path, made: dict[str, Any], target: Path) -> Path | None:
 def _remember(folder: Path, record: dict[str, Any]) -> None:
     kept = [other for other in _records(folder) if other.get("made") != record["made"]]
     _write(folder / "result.json", json.dumps([*kept, record]).encode())
-
-
-def _hash(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while chunk := file.read(2**22):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _run(node: type[io.ComfyNode], config: Any, loaded: Any, folder: Path) -> tuple[Path, GraphWatch]:

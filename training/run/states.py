@@ -8,7 +8,6 @@ numbers (see :mod:`randomness`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -24,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ...motion_core.files.tensor_file import save_tensors
-from ..files import write_json
+from ..files import file_hash, write_json
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ def save_state(
             path = temporary / f"{name}.safetensors"
             if group:
                 save_tensors(path, _apart(group), {})
-                hashes[path.name] = _hash(path)
+                hashes[path.name] = file_hash(path)
         write_json(temporary / "state.json", {"step": step, "hashes": hashes, "facts": facts})
         _sync_folder(temporary)
     except BaseException:
@@ -110,7 +109,7 @@ def load_state(path: Path) -> State:
     _check_record(record, _step_of(path))
     tensors = {}
     for name, expected in record["hashes"].items():
-        if _hash(path / name) != expected:
+        if file_hash(path / name) != expected:
             raise ValueError(f"{name} has changed since it was written")
         try:
             tensors[Path(name).stem] = load_file(path / name)
@@ -168,14 +167,6 @@ def _apart(group: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         result[name] = tensor.clone() if place in seen else tensor
         seen.add(place)
     return result
-
-
-def _hash(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while chunk := file.read(2**22):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:
