@@ -69,6 +69,7 @@ class Result:
 
 TEXT = "Text to animation: one motion module, four prompts"
 CAMERA = "MotionLoRA: the same clip with a zoom at three strengths"
+OTHERS = "MotionLoRA: pan and roll"
 LONG = "Clips of any length: context windows"
 ADAPTER = "Domain adapter: how much of the training videos' look to keep"
 MORE = "Prompts that fade, and better start noise"
@@ -103,6 +104,18 @@ RENDERS = (
             files={"animatediff_motion_lora": "*zoom*in*"},
         )
         for name, strength in (("reversed", -1.0), ("off", 0.0), ("on", 1.0))
+    ),
+    *(
+        Render(
+            name=f"motion-lora-{name}",
+            workflow="motion-lora",
+            section=OTHERS,
+            caption=name.replace("-", " "),
+            prompt="a yellow cross still on a striped background",
+            changes={"FlipbookLoadMotionLora.strength": 1.0},
+            files={"animatediff_motion_lora": f"*{name.replace('-', '_')}*"},
+        )
+        for name in ("pan-left", "pan-right", "roll-clockwise")
     ),
     *(
         Render(

@@ -52,13 +52,13 @@ STAGES = {
 # What moves where is learnt last and slowest, from steps so noisy that one frame alone does not tell: the
 # parts with a least timestep have such steps alone.
 CAMERA_PARTS = (
-    (("export.folder=",), 0),
-    (("train.steps=1200", "objective.min_timestep=500", "objective.timestep_shift=1.0"), 0),
+    ((), 200),
+    (("objective.min_timestep=500", "objective.timestep_shift=1.0"), 0),
 )
 PARTS = {
     "motion_module": (
-        (("objective.timestep_shift=2.0",), 1733),
-        (("objective.min_timestep=700", "objective.timestep_shift=1.0"), 2700),
+        (("objective.timestep_shift=2.0",), 1100),
+        (("objective.min_timestep=700", "objective.timestep_shift=1.0"), 1900),
         ((), 0),
     ),
     **dict.fromkeys(CAMERAS, CAMERA_PARTS),

@@ -65,7 +65,10 @@ def test_text_is_found_through_other_nodes():
 MODELS = {
     "checkpoints": [Path("tiny_ad.safetensors")],
     "animatediff_models": [Path("tiny_mm.safetensors")],
-    "animatediff_motion_lora": [Path("pan_left.safetensors"), Path("zoom_in.safetensors")],
+    "animatediff_motion_lora": [
+        Path(f"{name}.safetensors")
+        for name in ("pan_left", "pan_right", "roll_anticlockwise", "roll_clockwise", "zoom_in")
+    ],
     "loras": [Path("adapter.safetensors")],
 }
 
@@ -89,7 +92,9 @@ def test_every_render_becomes_a_prompt_of_its_published_workflow():
         assert by_kind["EmptyLatentImage"]["width"] == renders.SIZE
         assert any(by_kind.get(kind, {}).get("steps") == renders.STEPS for kind in renders.SAMPLING_NODES)
         if render.workflow == "motion-lora":
-            assert by_kind["FlipbookLoadMotionLora"]["motion_lora"] == "zoom_in.safetensors"
+            words = render.name.removeprefix("motion-lora-").replace("-", "_")
+            name = words if render.section == renders.OTHERS else "zoom_in"
+            assert by_kind["FlipbookLoadMotionLora"]["motion_lora"] == f"{name}.safetensors"
 
 
 def test_a_missing_model_is_named():
