@@ -51,17 +51,19 @@ STAGES = {
 # Runs in parts: settings in place of the recipe's, and the step after which a part ends (0: by itself).
 # What moves where is learnt last and slowest, from steps so noisy that one frame alone does not tell: the
 # parts with a least timestep have such steps alone.
-CAMERA_PARTS = (
-    ((), 200),
-    (("objective.min_timestep=500", "objective.timestep_shift=1.0"), 0),
-)
+NOISY = ("objective.min_timestep=500", "objective.timestep_shift=1.0")
+CAMERA_PARTS = (((), 160), (NOISY, 0))
+# A movement the other way begins with the negative of the one that has been learnt.
+OPPOSITES = {"zoom_out": "zoom_in", "pan_right": "pan_left", "roll_anticlockwise": "roll_clockwise"}
+OPPOSITE_PARTS = ((("train.steps=160",), 40), (("train.steps=160", *NOISY), 0))
 PARTS = {
     "motion_module": (
-        (("objective.timestep_shift=2.0",), 1100),
-        (("objective.min_timestep=700", "objective.timestep_shift=1.0"), 1900),
+        (("objective.timestep_shift=2.0",), 750),
+        (("objective.min_timestep=700", "objective.timestep_shift=1.0"), 1250),
         ((), 0),
     ),
     **dict.fromkeys(CAMERAS, CAMERA_PARTS),
+    **dict.fromkeys(OPPOSITES, OPPOSITE_PARTS),
 }
 
 
@@ -91,12 +93,31 @@ def settings_of(stage: str, models: Path, start: Path | None) -> list[str]:
         settings["base.domain_adapter"] = models / ADAPTER
     if recipe == "motion_lora":
         settings["motion.file"] = models / MODULE
+        if stage in OPPOSITES:
+            settings["lora.file"] = write_opposite(models / STAGES[OPPOSITES[stage]][1])
     elif start:
         settings["motion.file" if recipe == "motion_module" else "lora.file"] = start / name
     written = [f'{key}="{value}"' for key, value in settings.items()]
     if recipe == "motion_lora":
         written.append(f'data.sources=[{{path=".flipbook/train/clips/{stage}"}}]')
     return written
+
+
+def write_opposite(file: Path) -> Path:
+    """A LoRA file with the opposite effect: `up` negated. Returns its path, beside the training's states."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    if not file.exists():
+        raise FileNotFoundError(f"{file} is missing, whose opposite this stage begins with. Train it first.")
+    with safe_open(file, "pt") as opened:
+        tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  # no mapping
+        metadata = opened.metadata()
+    path = TRAIN / "opposites" / file.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    negated = {key: -value if ".up." in key else value for key, value in tensors.items()}
+    save_file(negated, path, metadata)
+    return path
 
 
 def run_trainer(command: str, settings: list[str], recipe: str, processes: int) -> None:

@@ -1,0 +1,40 @@
+"""The stages of the tiny family: a movement the other way begins with the negative of the one that was learnt."""
+
+import importlib
+
+import pytest
+import torch
+from animatediff_flipbook.motion_core.files.lora import read_lora
+
+
+@pytest.fixture
+def family(root, monkeypatch):
+    monkeypatch.syspath_prepend(str(root / "demo"))
+    return importlib.import_module("animatediff_flipbook.demo.train_family")
+
+
+def test_an_opposite_has_the_opposite_effect_and_the_same_metadata(family, root, tmp_path, monkeypatch):
+    monkeypatch.setattr(family, "TRAIN", tmp_path)
+    file = root / "demo" / "models" / "animatediff_motion_lora" / "tiny_zoom_in.safetensors"
+    written = read_lora(family.write_opposite(file))
+    original = read_lora(file)
+    assert written.metadata == original.metadata
+    changes = [
+        {place: layer.up @ layer.down for place, layer in f.layers.items()} for f in (original, written)
+    ]
+    assert changes[0].keys() == changes[1].keys() and len(changes[0]) > 8
+    for place, change in changes[0].items():
+        assert change.abs().max() > 0
+        torch.testing.assert_close(changes[1][place], -change)
+
+
+def test_an_opposite_of_what_is_not_there_says_what_to_train(family, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"zoom_in\.safetensors is missing.*Train it first"):
+        family.write_opposite(tmp_path / "zoom_in.safetensors")
+
+
+def test_every_opposite_is_trained_after_the_one_it_begins_with(family):
+    order = list(family.STAGES)
+    for stage, opposite in family.OPPOSITES.items():
+        assert order.index(opposite) < order.index(stage) and opposite not in family.OPPOSITES
+    assert set(family.PARTS) <= set(family.STAGES)
