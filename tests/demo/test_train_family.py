@@ -1,4 +1,4 @@
-"""The stages of the tiny family: a movement the other way begins with the negative of the one that was learnt."""
+"""The stages of the tiny family: a movement the other way begins with the negative of the learnt one."""
 
 import importlib
 
