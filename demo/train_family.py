@@ -52,14 +52,14 @@ STAGES = {
 # What moves where is learnt last and slowest, from steps so noisy that one frame alone does not tell: the
 # parts with a least timestep have such steps alone.
 NOISY = ("objective.min_timestep=500", "objective.timestep_shift=1.0")
-CAMERA_PARTS = (((), 120), (NOISY, 0))
+CAMERA_PARTS = (((), 100), (NOISY, 0))
 # A movement the other way begins with the negative of the one that has been learnt.
 OPPOSITES = {"zoom_out": "zoom_in", "pan_right": "pan_left", "roll_anticlockwise": "roll_clockwise"}
-OPPOSITE_PARTS = ((("train.steps=100",), 0),)
+OPPOSITE_PARTS = ((("train.steps=60",), 0),)
 PARTS = {
     "motion_module": (
-        (("objective.timestep_shift=2.0",), 500),
-        (("objective.min_timestep=700", "objective.timestep_shift=1.0"), 850),
+        (("objective.timestep_shift=2.0",), 350),
+        (("objective.min_timestep=700", "objective.timestep_shift=1.0"), 600),
         ((), 0),
     ),
     **dict.fromkeys(CAMERAS, CAMERA_PARTS),
