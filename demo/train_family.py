@@ -52,7 +52,7 @@ STAGES = {
 # What moves where is learnt last and slowest, from steps so noisy that one frame alone does not tell: the
 # parts with a least timestep have such steps alone.
 NOISY = ("objective.min_timestep=500", "objective.timestep_shift=1.0")
-CAMERA_PARTS = (((), 100), (NOISY, 0))
+CAMERA_PARTS = (((), 80), (NOISY, 0))
 # A movement the other way begins with the negative of the one that has been learnt.
 OPPOSITES = {"zoom_out": "zoom_in", "pan_right": "pan_left", "roll_anticlockwise": "roll_clockwise"}
 OPPOSITE_PARTS = ((("train.steps=60",), 0),)
