@@ -2,7 +2,8 @@
 
 The shape is the only saturated thing in a picture, so its colour finds it; its track gives the direction.
 The camera is found by least squares on the ground: between neighbouring frames the brightness must be carried
-along by one zoom, one roll and one pan (Lucas and Kanade's equation with four unknowns, refined by warping).
+along by one zoom, one roll and one pan (Lucas and Kanade's equation with four unknowns, refined by warping,
+with weights that fall where a pair of frames does not agree with it).
 
 Shapes: clips (F, H, W, 3) float in 0..1; x grows to the right, y downwards.
 """
@@ -164,12 +165,13 @@ def _bilinear(picture: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def camera(frames: np.ndarray, steps: int = 4) -> world.Camera:
     """Mean camera movement per frame, from the ground alone.
 
-    The shape, with a margin, is left out in both frames of a pair. Returns zoom (growth per frame, positive
-    zooms in), the pan of the picture's content in pixels per frame and its roll in degrees per frame.
+    The shape, with a margin for its shadow, is left out in both frames of a pair. Returns zoom (growth per
+    frame, positive zooms in), the pan of the picture's content in pixels per frame and its roll in degrees
+    per frame.
     """
     # half size is enough after the blur and four times faster
     grey = _gauss(frames.mean(-1), 2.0)[:, ::2, ::2]
-    shapes = (_gauss(shape_mask(frames).astype(np.float32), 3.0) > 0.02)[:, ::2, ::2]
+    shapes = (_gauss(shape_mask(frames).astype(np.float32), 6.0) > 0.02)[:, ::2, ::2]
     height, width = grey.shape[1:]
     y, x = (axis.astype(np.float64) for axis in np.indices((height, width)))
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
@@ -191,8 +193,11 @@ def camera(frames: np.ndarray, steps: int = 4) -> world.Camera:
             outward = slope_x * (x - middle_x) + slope_y * (y - middle_y)
             around = slope_y * (x - middle_x) - slope_x * (y - middle_y)
             rows = np.stack([outward, around, slope_x, slope_y])[:, use]
-            normal += rows @ rows.T
-            right += rows @ (now - moved)[use]
+            error = (now - moved)[use]
+            # what no camera explains, such as a shadow that goes with its shape, counts little (Cauchy)
+            weighted = rows / (1 + (error / (3 * np.median(np.abs(error)) + 1e-6)) ** 2)
+            normal += weighted @ rows.T
+            right += weighted @ error
         # a little of the diagonal keeps a striped ground, which tells nothing along its stripes, solvable
         movement += np.linalg.solve(normal + np.diag(1e-3 * np.diag(normal) + 1e-9), right)
     zoom, roll, pan_x, pan_y = (float(part) for part in movement)
@@ -215,8 +220,9 @@ def watermark(frames: np.ndarray) -> float:
 
 
 def sharpness(frames: np.ndarray) -> float:
-    """Mean over the frames of the variance of the Laplacian of brightness (0..1)."""
-    grey = frames.mean(-1)
+    """Mean over the frames of the variance of the Laplacian of brightness (0..1), above the watermark, whose
+    letters are sharper than all else."""
+    grey = frames.mean(-1)[:, : np.nonzero(world.watermark())[0].min() - 2]
     laplacian = (
         grey[:, 1:-1, :-2]
         + grey[:, 1:-1, 2:]
