@@ -29,10 +29,8 @@ def export(settings: Settings) -> None:
     model.load_state_dict({key[8:]: value for key, value in found[0].items() if key.startswith("average.")})
     networks = build.TinyNetworks(unet=model.unet, text=model.text, vae=finished_vae(settings))
     output = Path(settings.output)
-    told = asdict(settings) | {
-        "output": output.name,
-        "start": Path(settings.start).name,
-    }  # no folders of ours
+    names = {"output": output.name, "start": Path(settings.start).name}  # no folders of ours
+    told = asdict(settings) | names
     facts = {"steps": found[1]["step"], "seconds": round(found[1]["seconds"]), "settings": told}
     build.write_checkpoint(output, networks, {"family": "tiny_ad", "training": json.dumps(facts)})
     print(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {found[1]['step']} steps", flush=True)

@@ -15,13 +15,18 @@ from .settings import Settings
 SCALE = ".scale_of_8_bits"
 
 
-def write_state(path: Path, tensors: dict[str, torch.Tensor], facts: dict) -> None:
-    """Write tensors and facts (JSON) as one safetensors file, whole or not at all."""
+def write_whole(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    tensors = {key: value.detach().clone().contiguous() for key, value in tensors.items()}
-    save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
+    save_file(tensors, temporary, metadata=metadata)
     os.replace(temporary, path)
+
+
+def write_state(path: Path, tensors: dict[str, torch.Tensor], facts: dict) -> None:
+    """Write tensors and facts (JSON) as one safetensors file."""
+    tensors = {key: value.detach().clone().contiguous() for key, value in tensors.items()}
+    write_whole(path, tensors, {"facts": json.dumps(facts)})
 
 
 def read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict] | None:
@@ -52,11 +57,7 @@ def write_restored(settings: Settings) -> None:
     with safe_open(settings.start, "pt") as file:
         facts = dict(file.metadata() or {})
     tensors = {key: value.half().contiguous() for key, value in started(settings, "").items()}
-    output = Path(settings.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_suffix(".partial")
-    save_file(tensors, partial, facts)
-    os.replace(partial, output)
+    write_whole(Path(settings.output), tensors, facts)
 
 
 def write_start(checkpoint: Path, path: Path) -> None:
@@ -73,7 +74,4 @@ def write_start(checkpoint: Path, path: Path) -> None:
         scale = value.float().flatten(1).abs().amax(1).div(127).clamp(min=1e-8)
         scale = scale.view(-1, *[1] * (value.ndim - 1))
         written |= {key: (value.float() / scale).round().to(torch.int8), key + SCALE: scale}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(written, partial, facts)
-    os.replace(partial, path)
+    write_whole(path, written, facts)
