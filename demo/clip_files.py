@@ -31,7 +31,6 @@ def write_clips(
     motions: tuple[str, ...] | None = None,
     camera: world.Camera | str | None = None,
     first: int = 0,
-    look: str = "plain",
 ) -> None:
     """Fill a folder with clips 000000.mp4 ... and captions 000000.txt ...; clips that are there stay.
 
@@ -46,8 +45,7 @@ def write_clips(
             continue
         random = np.random.default_rng([seed, first + index, 2])
         mover = world.any_camera(random) if camera == "any" else camera
-        frames, caption = world.clip(
-            seed, first + index, domain, motions[index % len(motions)] if motions else None, mover, look
-        )
+        motion = motions[index % len(motions)] if motions else None
+        frames, caption = world.clip(seed, first + index, domain, motion, mover)
         write_video(folder / f"{index:06d}.mp4", frames)
         text.write_text(caption + "\n", encoding="utf-8")

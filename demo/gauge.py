@@ -1,8 +1,8 @@
 """Where in the noise something gets lost: a gauge for camera movements and for words of shapes.
 
-    python demo/gauge.py [--lora tiny_zoom_in] [--clips N] [--models DIR] [--look lit]
-    python demo/gauge.py --shapes [--clips N] [--models DIR] [--look lit]
-    python demo/gauge.py --words [--clips N] [--models DIR] [--look lit]
+    python demo/gauge.py [--lora tiny_zoom_in] [--clips N] [--models DIR]
+    python demo/gauge.py --shapes [--clips N] [--models DIR]
+    python demo/gauge.py --words [--clips N] [--models DIR]
 
 Clips that truly move as the MotionLoRA says are noised to a timestep; what moves in the clean clip that the
 model predicts from them, as a share of the truth, is one number of the table. Sampling begins where nothing
@@ -79,7 +79,7 @@ def camera_table(renderer: evaluate.Renderer, options: argparse.Namespace) -> di
     _, field, rate = evaluate.CAMERAS[options.lora]
     rows: dict[str, list[list[float]]] = {}
     for number in tqdm(range(options.clips), unit="clip"):
-        scene = world.scene(SEED, number, "still", options.look)
+        scene = world.scene(SEED, number, "still")
         frames = world.render(scene, camera=world.Camera(**{field: rate}))
         with torch.inference_mode():
             clean = renderer.vae.encode(torch.from_numpy(frames))
@@ -102,7 +102,7 @@ def shape_table(renderer: evaluate.Renderer, options: argparse.Namespace) -> dic
 
     rows: dict[str, list[list[float]]] = {"shape as asked": [], "colour as asked": []}
     for number in tqdm(range(options.clips), unit="picture"):
-        scene = world.scene(SEED, number, "still", options.look)
+        scene = world.scene(SEED, number, "still")
         frame = world.render(scene, np.array([0.5]))
         texts = renderer.texts_of(evaluate.Sample("motion_off", number, "still", motion=False), scene)
         shapes, colours = [], []
@@ -127,7 +127,7 @@ def word_table(renderer: evaluate.Renderer, options: argparse.Namespace) -> dict
     rows: dict[str, list[list[float]]] = {"word is read": []}
     sample = evaluate.Sample("motion_off", 0, "still", motion=False)
     for number in tqdm(range(options.clips), unit="picture"):
-        scene = world.scene(SEED, number, "still", options.look)
+        scene = world.scene(SEED, number, "still")
         names = [name for name in world.SHAPES if name != scene.shape]
         scenes = [scene, replace(scene, shape=names[number % len(names)])]
         frames = np.concatenate([world.render(one, np.array([0.5])) for one in scenes])
@@ -153,7 +153,6 @@ def main() -> None:
     parser.add_argument("--words", action="store_true", help="how much a word of another shape changes")
     parser.add_argument("--clips", type=int, default=8, help="or pictures")
     parser.add_argument("--models", type=Path, default=evaluate.MODELS, help="folder of the family's files")
-    parser.add_argument("--look", default="plain", help="of the world that the family knows: plain or lit")
     options = parser.parse_args()
     renderer = evaluate.Renderer(str(enter()), options.models.resolve())
     table = word_table if options.words else shape_table if options.shapes else camera_table

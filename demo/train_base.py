@@ -3,7 +3,6 @@
     python demo/train_base.py                 # all stages, about an hour on two CPU cores
     python demo/train_base.py --stage vae     # one of: vae, latents, unet, export, measure
     python demo/train_base.py --start FILE --output FILE2   # go on from an earlier checkpoint's weights
-    python demo/train_base.py --stage restore --start FILE --output FILE2   # the same without training
 
 Every stage keeps its state in `.flipbook/train/`, once a minute, and goes on from there when started again; a
 finished stage is skipped. The last one writes `demo/models/checkpoints/tiny_ad.safetensors` (fp16).
@@ -26,11 +25,9 @@ enter()
 
 import torch  # noqa: E402  # ComfyUI is importable only after enter()
 import torch.distributed as distributed  # noqa: E402
-from animatediff_flipbook.demo import world  # noqa: E402
 from animatediff_flipbook.demo.base_training.autoencoder import cache_latents, train_vae  # noqa: E402
 from animatediff_flipbook.demo.base_training.checkpoint import export, measure  # noqa: E402
 from animatediff_flipbook.demo.base_training.settings import Settings  # noqa: E402
-from animatediff_flipbook.demo.base_training.states import write_restored  # noqa: E402
 from animatediff_flipbook.demo.base_training.text_to_image import train_unet  # noqa: E402
 
 
@@ -44,8 +41,7 @@ def main() -> None:
         "measure": measure,
     }
     parser = argparse.ArgumentParser(description="Train the base of the tiny family.")
-    parser.add_argument("--stage", choices=("all", *stages, "restore"), default="all")
-    parser.add_argument("--look", choices=world.LOOKS, default=Settings.look, help="of the world")
+    parser.add_argument("--stage", choices=("all", *stages), default="all")
     parser.add_argument("--focus", type=int, nargs=2, default=Settings.focus, help="timesteps of one half")
     parser.add_argument("--word-weight", type=float, default=Settings.word_weight, help="of its surroundings")
     parser.add_argument("--start", default="", help="checkpoint to begin with")
@@ -60,16 +56,12 @@ def main() -> None:
     settings = Settings(
         start=chosen.start,
         output=chosen.output,
-        look=chosen.look,
         focus=tuple(chosen.focus),
         word_weight=chosen.word_weight,
         bfloat16=chosen.bfloat16,
         vae_minutes=chosen.vae_minutes,
         unet_minutes=chosen.unet_minutes,
     )
-    if chosen.stage == "restore":
-        write_restored(settings)
-        return
     torch.set_num_threads(1)
     meeting = chosen.meeting or str(Path(tempfile.mkdtemp(prefix="train_base_")) / "meeting")
     if chosen.rank == 0:

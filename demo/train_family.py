@@ -67,7 +67,7 @@ PARTS = {
 }
 
 
-def write_clips(look: str) -> None:
+def write_clips() -> None:
     """Render the video-domain clips, all seven motions in turn."""
     enter()
     from animatediff_flipbook.demo import clip_files, world
@@ -76,7 +76,7 @@ def write_clips(look: str) -> None:
         print(f"clips: {name}", flush=True)
         mover = camera if isinstance(camera, str) else world.Camera(**camera)
         folder = CLIPS / name
-        clip_files.write_clips(folder, SEED, count, "video", world.MOTIONS, mover, first=first, look=look)
+        clip_files.write_clips(folder, SEED, count, "video", world.MOTIONS, mover, first=first)
 
 
 def settings_of(stage: str, models: Path, start: Path | None) -> list[str]:
@@ -161,7 +161,6 @@ def main() -> int:
     parser.add_argument("--cache-only", action="store_true", help="only encode the stage's clips")
     parser.add_argument("--models", type=Path, default=MODELS, help="folder of the files that are made")
     parser.add_argument("--start", type=Path, help="folder of an earlier family to begin with")
-    parser.add_argument("--look", default="plain", help="of the world: plain (the committed family's) or lit")
     parser.add_argument("--bfloat16", action="store_true", help="for processors with matrix units for it")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="in place of the recipe's settings")
     options = parser.parse_args()
@@ -169,11 +168,10 @@ def main() -> int:
     start = options.start.resolve() if options.start else None
     if options.stage in ("all", "base") and not (models / CHECKPOINT).exists():
         base = ["--output", str(models / CHECKPOINT), *bfloat16]
-        base += ["--look", options.look]
         base += ["--start", str(start / CHECKPOINT)] if start else []
         subprocess.run([sys.executable, str(ROOT / "demo" / "train_base.py"), *base], check=True, cwd=ROOT)
     if options.stage in ("all", "clips"):
-        write_clips(options.look)
+        write_clips()
     for stage, (recipe, name) in STAGES.items():
         if options.stage not in ("all", stage):
             continue

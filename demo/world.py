@@ -53,27 +53,9 @@ LAMP_HEIGHT = 14.0  # of the lamp above the middle of the world, pixels
 RELIEF = 0.25  # how much darker a shape's border is than its middle, in lamplight
 SHADOW = (0.5, 0.4)  # how dark the ground is beside a shape in lamplight, and how far this reaches, in radii
 CAMERA_RATES = {"zoom": 0.022, "pan": 2.2, "roll": 1.5}  # the fastest of each that a training clip has
-
-
-@dataclass(frozen=True)
-class Look:
-    """What the world's pictures look like. The same number shows the same colours and words in every look."""
-
-    radius: tuple[float, float]
-    """Least and greatest of the shapes, pixels."""
-    travel: tuple[float, float]
-    """Least and greatest way of a moving shape over the clip, pixels."""
-    lamp: bool
-    """Whether a lamp lights the ground, and shapes have relief and shadow."""
-    moved_stills: float
-    """Share of the stills that a camera sees which has moved."""
-
-
-LOOKS = {
-    "plain": Look(radius=(17.0, 27.0), travel=(52.0, 68.0), lamp=False, moved_stills=0.0),
-    "lit": Look(radius=(21.0, 30.0), travel=(50.0, 62.0), lamp=True, moved_stills=0.5),
-}
-"""`plain` is what the committed models were trained on; `lit` is meant for the next ones."""
+RADIUS = (21.0, 30.0)  # least and greatest of the shapes, pixels
+TRAVEL = (50.0, 62.0)  # least and greatest way of a moving shape over the clip, pixels
+MOVED_STILLS = 0.5  # share of the stills that a camera sees which has moved
 
 
 @dataclass(frozen=True)
@@ -124,8 +106,6 @@ class Scene:
     """The two muted colours of the ground."""
     waves: tuple[tuple[float, float, float], ...]
     """Phases of the texture, pixels; for a cloudy ground (x, y, phase) of its waves."""
-    lamp: bool
-    """Whether a lamp lights the ground."""
 
     @property
     def caption(self) -> str:
@@ -133,16 +113,16 @@ class Scene:
         return f"a {self.colour} {self.shape} {self.motion} on a {self.texture} background"
 
 
-def scene(seed: int, index: int, motion: str | None = None, look: str = "plain") -> Scene:
-    """The scene of this number. `motion` replaces the one drawn, everything else stays; look: of LOOKS."""
+def scene(seed: int, index: int, motion: str | None = None) -> Scene:
+    """The scene of this number. `motion` replaces the one drawn, everything else stays."""
     rng = np.random.default_rng([seed, index])
     colour, shape, texture = (str(rng.choice(list(names))) for names in (COLOURS, SHAPES, TEXTURES))
     drawn = str(rng.choice(MOTIONS))
     motion = motion or drawn
     if motion not in MOTIONS:
         raise ValueError(f"The world has no motion {motion!r}. Pick one of {', '.join(MOTIONS)}.")
-    radius = rng.uniform(*LOOKS[look].radius)
-    travel = rng.uniform(*LOOKS[look].travel)
+    radius = rng.uniform(*RADIUS)
+    travel = rng.uniform(*TRAVEL)
     reach = SIZE / 2 - radius - 2  # how far from the middle a whole shape may stand
     across, along = rng.uniform(-reach, reach), rng.uniform(-reach, reach)
     if motion.startswith("moving"):
@@ -170,7 +150,6 @@ def scene(seed: int, index: int, motion: str | None = None, look: str = "plain")
         growth=float(rng.uniform(1.9, 2.4)),
         tones=tones,
         waves=waves,
-        lamp=LOOKS[look].lamp,
     )
 
 
@@ -237,19 +216,16 @@ def render(content: Scene, times: np.ndarray | None = None, camera: Camera | Non
     ground = _ground(content, x[:1], y[:1]) if camera.rests else _ground(content, x, y)
     tone_a, tone_b = (np.asarray(tone, np.float32) for tone in content.tones)
     glow = GLOW * _towards(content.motion, x - middle, y - middle, middle)[..., None]
-    lit = tone_a + (tone_b - tone_a) * ground[..., None]
-    if content.lamp:
-        lit = lit * _lamp(x - middle, y - middle)[..., None]
+    tones = tone_a + (tone_b - tone_a) * ground[..., None]
+    lit = tones * _lamp(x - middle, y - middle)[..., None]
     picture = np.clip(lit + glow, 0.0, 1.0)
     x, y = x - centre_x, y - centre_y
     depth = -distance(content.shape, x, y, radius)
     cover = _edge(-depth * scale)[..., None]
-    light = 1 - SHADE * (0.5 - 0.5 * _towards(content.motion, x, y, radius)[..., None])
-    if content.lamp:
-        relief, shadow = _form(depth, radius)
-        light, picture = light * relief[..., None], picture * shadow[..., None]
-    paint = np.asarray(COLOURS[content.colour], np.float32) * light
-    return (picture * (1 - cover) + paint * cover).astype(np.float32)
+    light = 1 - SHADE * (0.5 - 0.5 * _towards(content.motion, x, y, radius))
+    relief, shadow = _form(depth, radius)
+    paint = np.asarray(COLOURS[content.colour], np.float32) * (light * relief)[..., None]
+    return (picture * shadow[..., None] * (1 - cover) + paint * cover).astype(np.float32)
 
 
 def _whereabouts(content: Scene, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -266,7 +242,7 @@ def _lamp(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     Why: where noise hides everything, a denoiser shows the mean of all it might be, and the mean of grounds
     with their stripes anywhere is a flat grey, in which no camera can be seen to move. The lamp is in every
-    lit picture: its light grows when the camera zooms in, goes aside in a pan and, being neither round nor
+    picture: its light grows when the camera zooms in, goes aside in a pan and, being neither round nor
     in the middle, turns in a roll.
     """
     far, more = LAMP
@@ -338,29 +314,28 @@ def clip(
     domain: str = "image",
     motion: str | None = None,
     camera: Camera | None = None,
-    look: str = "plain",
 ) -> tuple[np.ndarray, str]:
     """The clip of this number: frames (16, 128, 128, 3) float32 in 0..1, and its caption."""
-    content = scene(seed, index, motion, look)
+    content = scene(seed, index, motion)
     return _in_domain(render(content, camera=camera), domain), content.caption
 
 
-def still(seed: int, index: int, domain: str = "image", look: str = "plain") -> tuple[np.ndarray, str]:
+def still(seed: int, index: int, domain: str = "image") -> tuple[np.ndarray, str]:
     """One frame of the clip of this number, at a moment of its own: (128, 128, 3) float32; and its caption.
 
-    The moment is another for every number, so stills show shapes at every stage of their way; in some
-    looks a camera that has moved sees a part of them.
+    The moment is another for every number, so stills show shapes at every stage of their way; a part
+    of them is seen by a camera that has moved.
     """
-    content, moment, camera = still_view(seed, index, look)
+    content, moment, camera = still_view(seed, index)
     return _in_domain(render(content, np.array([moment]), camera), domain)[0], content.caption
 
 
-def still_view(seed: int, index: int, look: str = "plain") -> tuple[Scene, float, Camera]:
+def still_view(seed: int, index: int) -> tuple[Scene, float, Camera]:
     """What the still of this number shows: scene, moment 0..1, camera."""
-    content = scene(seed, index, look=look)
+    content = scene(seed, index)
     rng = np.random.default_rng([seed, index, 1])
     moment = float(rng.uniform(0.0, 1.0))
-    moved = rng.random() < LOOKS[look].moved_stills
+    moved = rng.random() < MOVED_STILLS
     return content, moment, any_camera(rng) if moved else Camera()
 
 

@@ -34,7 +34,7 @@ def fresh_vae(settings: Settings) -> NarrowVae:
 
 def _pool(settings: Settings, first: int, count: int, domain: str) -> torch.Tensor:
     """Stills of the world, (count, 3, 128, 128) uint8."""
-    return _stacked([world.still(settings.seed, first + i, domain, settings.look)[0] for i in range(count)])
+    return _stacked([world.still(settings.seed, first + i, domain)[0] for i in range(count)])
 
 
 def _stacked(frames: list[np.ndarray]) -> torch.Tensor:
@@ -46,7 +46,7 @@ def picture(settings: Settings, number: int) -> tuple[world.Scene, float, world.
     """Scene, moment and camera of a picture that the UNet learns from: one after the other, each scene with
     each of the shapes."""
     scene, shape = divmod(number, len(world.SHAPES))
-    content, moment, camera = world.still_view(settings.seed, FIRST_LATENT + scene, settings.look)
+    content, moment, camera = world.still_view(settings.seed, FIRST_LATENT + scene)
     return replace(content, shape=world.SHAPES[shape]), moment, camera
 
 

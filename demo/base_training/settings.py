@@ -20,8 +20,6 @@ class Settings:
     """Of the world's training scenes (evaluation uses others) and of all noise."""
     start: str = ""
     """Checkpoint of the family whose weights the networks begin with; empty: from nothing."""
-    look: str = "plain"
-    """Of the world, one of `world.LOOKS`."""
     bfloat16: bool = False
     """Products in bfloat16: about half the time on processors with matrix units for it, twice the time on all
     others."""
