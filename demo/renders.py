@@ -68,8 +68,8 @@ class Result:
 
 
 TEXT = "Text to animation: one motion module, four prompts"
-CAMERA = "MotionLoRA: the same clip with a zoom at three strengths"
-OTHERS = "MotionLoRA: pan and roll"
+CAMERA = "MotionLoRA: the same clip with a pan at three strengths"
+OTHERS = "MotionLoRA: zoom, the other pan, and roll"
 LONG = "Clips of any length: context windows"
 ADAPTER = "Domain adapter: how much of the training videos' look to keep"
 MORE = "Prompts that fade, and better start noise"
@@ -98,10 +98,10 @@ RENDERS = (
             name=f"motion-lora-{name}",
             workflow="motion-lora",
             section=CAMERA,
-            caption=f"zoom in, strength {strength:g}",
+            caption=f"pan left, strength {strength:g}",
             prompt="a magenta circle still on a checkered background",
             changes={"FlipbookLoadMotionLora.strength": strength},
-            files={"animatediff_motion_lora": "*zoom*in*"},
+            files={"animatediff_motion_lora": "*pan_left*"},
         )
         for name, strength in (("reversed", -1.0), ("off", 0.0), ("on", 1.0))
     ),
@@ -115,7 +115,7 @@ RENDERS = (
             changes={"FlipbookLoadMotionLora.strength": 1.0},
             files={"animatediff_motion_lora": f"*{name.replace('-', '_')}*"},
         )
-        for name in ("pan-left", "pan-right", "roll-clockwise")
+        for name in ("zoom-in", "pan-right", "roll-clockwise")
     ),
     *(
         Render(
@@ -217,9 +217,9 @@ THUMBNAILS = (
         name="motion-values",
         workflow="motion-values",
         section=MORE,
-        caption="a zoom that sets in half-way, while the motion grows",
+        caption="a pan that sets in half-way, while the motion grows",
         prompt="a magenta circle still on a checkered background",
-        files={"animatediff_motion_lora": "*zoom*in*"},
+        files={"animatediff_motion_lora": "*pan_left*"},
     ),
 )
 """For the thumbnails alone: too much alike what the gallery shows already."""

@@ -50,7 +50,7 @@ def make() -> dict:
     texts = ("a red circle moving left", "")
     prompts = [comfy_nodes.CLIPTextEncode().encode(clip, text)[0] for text in texts]
     module = LoadMotionModule.execute("tiny_mm.safetensors")[0]
-    zoom = LoadMotionLora.execute("tiny_zoom_in.safetensors", 0.8)[0]
+    pan = LoadMotionLora.execute("tiny_pan_left.safetensors", 0.8)[0]
     model = ApplyMotionModule.execute(base, module)[0]
     windowed = ContextWindows.execute(model, length=8, overlap=2)[0]
 
@@ -61,7 +61,7 @@ def make() -> dict:
 
     made = {f"plain {sampler}": ksampler(model, sampler) for sampler in (*SAME, *STOCHASTIC)}
     made |= {f"windows {sampler}": ksampler(windowed, sampler, 18) for sampler in (*SAME, *STOCHASTIC)}
-    made["MotionLoRA, scale, effect"] = ksampler(ApplyMotionModule.execute(base, module, zoom, 1.2, 0.8)[0])
+    made["MotionLoRA, scale, effect"] = ksampler(ApplyMotionModule.execute(base, module, pan, 1.2, 0.8)[0])
     made["domain adapter"] = ksampler(ApplyDomainAdapter.execute(model, "tiny_adapter.safetensors", 0.5)[0])
     made["looped windows"] = ksampler(
         ContextWindows.execute(model, 8, 3, 1, "looped_uniform", "pyramid", True)[0], frames=18

@@ -93,14 +93,14 @@ def test_every_render_becomes_a_prompt_of_its_published_workflow():
         assert any(by_kind.get(kind, {}).get("steps") == renders.STEPS for kind in renders.SAMPLING_NODES)
         if render.workflow == "motion-lora":
             words = render.name.removeprefix("motion-lora-").replace("-", "_")
-            name = words if render.section == renders.OTHERS else "zoom_in"
+            name = words if render.section == renders.OTHERS else "pan_left"
             assert by_kind["FlipbookLoadMotionLora"]["motion_lora"] == f"{name}.safetensors"
 
 
 def test_a_missing_model_is_named():
     render = next(render for render in renders.RENDERS if render.workflow == "motion-lora")
-    with pytest.raises(LookupError, match=r"no file \*zoom\*in\* for animatediff_motion_lora"):
-        renders.prompt_of(render, {**MODELS, "animatediff_motion_lora": [Path("pan_left.safetensors")]})
+    with pytest.raises(LookupError, match=r"no file \*pan_left\* for animatediff_motion_lora"):
+        renders.prompt_of(render, {**MODELS, "animatediff_motion_lora": [Path("zoom_in.safetensors")]})
 
 
 @pytest.fixture

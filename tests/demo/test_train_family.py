@@ -15,7 +15,7 @@ def family(root, monkeypatch):
 
 def test_an_opposite_has_the_opposite_effect_and_the_same_metadata(family, root, tmp_path, monkeypatch):
     monkeypatch.setattr(family, "TRAIN", tmp_path)
-    file = root / "demo" / "models" / "animatediff_motion_lora" / "tiny_zoom_in.safetensors"
+    file = root / "demo" / "models" / "animatediff_motion_lora" / "tiny_pan_left.safetensors"
     written = read_lora(family.write_opposite(file))
     original = read_lora(file)
     assert written.metadata == original.metadata
