@@ -87,7 +87,7 @@ RENDERS = (
             (
                 "a red circle moving right on a checkered background",
                 "a blue square moving up on a dotted background",
-                "a yellow triangle growing on a striped background",
+                "a magenta triangle moving left on a striped background",
                 "a green cross moving left on a cloudy background",
             ),
             start=1,
