@@ -1,6 +1,6 @@
 """Where in the noise something gets lost: a gauge for camera movements and for words of shapes.
 
-    python demo/gauge.py [--lora tiny_zoom_in] [--clips N] [--models DIR]
+    python demo/gauge.py [--lora tiny_pan_left] [--clips N] [--models DIR]
     python demo/gauge.py --shapes [--clips N] [--models DIR]
     python demo/gauge.py --words [--clips N] [--models DIR]
 
@@ -148,7 +148,7 @@ def word_table(renderer: evaluate.Renderer, options: argparse.Namespace) -> dict
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lora", choices=evaluate.CAMERAS, default="tiny_zoom_in")
+    parser.add_argument("--lora", choices=evaluate.CAMERAS, default="tiny_pan_left")
     parser.add_argument("--shapes", action="store_true", help="words of shapes instead of a camera movement")
     parser.add_argument("--words", action="store_true", help="how much a word of another shape changes")
     parser.add_argument("--clips", type=int, default=8, help="or pictures")

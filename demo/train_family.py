@@ -10,7 +10,8 @@ in `demo/recipes`, fed from ordinary folders of videos with captions. A stage wh
 and one that was interrupted goes on from its last state.
 
 Time on two CPU cores with nothing else to do: base an hour, clips 1 min, encoding them 4 min, domain adapter
-2 to 4 min, motion module half an hour to an hour, MotionLoRAs 8 to 25 min, those that begin with an opposite a third of it.
+2 to 4 min, motion module half an hour to an hour, MotionLoRAs 8 to 25 min, those that begin with an opposite
+a third of it.
 """
 
 import argparse
