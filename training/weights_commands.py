@@ -22,6 +22,7 @@ from ..motion_core.weights.blend import blend, read_block_weights
 from ..motion_core.weights.inspect import describe_lora, describe_module
 from ..motion_core.weights.low_rank_change import extract_lora, merge_lora
 from ..motion_core.weights.module_weights import ModuleWeights, model_of, weights_of
+from ..motion_core.weights.words import licence_of_all, words_of_all
 from .commands import DTYPES, lost_facts
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,11 @@ def merged(module: Path, lora: Path, target: Path, strength: float, dtype: str |
     """Write a module with a MotionLoRA in its weights; returns lines about it."""
     _require_new(target)
     opened = open_motion_module(module)
-    weights, line = merge_lora(_weights(opened), read_lora(lora), strength, _progress("merging layers"))
-    words = {**opened.source.metadata, "made_from": f"merge: {module.name} with {lora.name} at {strength:g}"}
+    added = read_lora(lora)
+    weights, line = merge_lora(_weights(opened), added, strength, _progress("merging layers"))
+    own = opened.source.metadata
+    made_from = f"merge: {module.name} with {lora.name} at {strength:g}"
+    words = {**own, **licence_of_all(own, added.metadata), "made_from": made_from}
     return [line, *_oddities(opened), *_write(target, weights, words, dtype)]
 
 
@@ -47,7 +51,8 @@ def blended(
     opened = [open_motion_module(path) for path in (one, other)]
     shares = read_block_weights("\n".join(blocks))
     weights, notes = blend(*map(_weights, opened), weight, shares, _progress("blending tensors"))
-    words = {"made_from": f"blend: {one.name} and {other.name} at {weight:g}"}
+    words = words_of_all(*(each.source.metadata for each in opened))
+    words["made_from"] = f"blend: {one.name} and {other.name} at {weight:g}"
     return [*notes, *_oddities(*opened), *_write(target, weights, words, dtype)]
 
 
@@ -70,6 +75,7 @@ def extracted(
     lora = LoraFile(target.name, "motion_lora", found.layers)
     layers = plain_factors(lora, DTYPES[dtype or "float32"])
     words = {"made_from": f"extract: {tuned.name} less {base.name}", "error": f"{found.error:.6f}"}
+    words |= licence_of_all(*(each.source.metadata for each in opened))
     save_motion_lora(target, layers, words)
     lines = [f"{len(layers)} layers at rank {rank}, {found.error:.1%} of their difference missed"]
     if found.left:

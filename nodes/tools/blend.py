@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...motion_core.weights.blend import blend, read_block_weights
+from ...motion_core.weights.words import words_of_all
 from ..checks import check_inputs
 from ..compat import logger, make_schema, show_on_node
 from ..types import CATEGORY, LoadedMotionModule, MotionModule
@@ -77,7 +78,7 @@ class BlendMotionModules(io.ComfyNode):
         words = f"blend: {one.name} and {other.name} at {weight:g}"
         if shares:
             words += "; " + ", ".join(f"{each.block} {each.weight:g}" for each in shares)
-        result = derived_module(make, {"made_from": words})
+        result = derived_module(make, {**words_of_all(one.metadata, other.metadata), "made_from": words})
         for note in notes:
             logger.warning("%s", note)
         show_on_node(cls, "\n".join([words, *notes]))

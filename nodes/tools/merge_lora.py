@@ -9,6 +9,7 @@ from ...motion_core.files.lora import LoraFile
 from ...motion_core.files.words import shown
 from ...motion_core.module.values import is_number
 from ...motion_core.weights.low_rank_change import extract_lora, merge_lora
+from ...motion_core.weights.words import licence_of_all
 from ..checks import check_inputs
 from ..compat import logger, make_schema, show_on_node
 from ..motion.load import chosen_loras
@@ -60,7 +61,9 @@ class MergeMotionLora(io.ComfyNode):
             return weights
 
         names = ", ".join(f"{one.lora.name} at {one.strength:g}" for one in loras)
-        result = derived_module(make, {**module.metadata, "made_from": f"merge: {module.name} with {names}"})
+        licence = licence_of_all(module.metadata, *(one.lora.metadata for one in loras))
+        made_from = {"made_from": f"merge: {module.name} with {names}"}
+        result = derived_module(make, {**module.metadata, **licence, **made_from})
         for line in lines:
             logger.info("Merged MotionLoRA %s", line)
         show_on_node(cls, "\n".join(lines))
@@ -152,6 +155,11 @@ class ExtractMotionLora(io.ComfyNode):
             logger.info("Extracted MotionLoRA: %s", line)
         show_on_node(cls, "\n".join(lines))
         name = f"{tuned.name} - {base.name}"
-        words = {"made_from": f"extract: {tuned.name} less {base.name}", "rank": str(rank)}
-        lora = LoraFile(name, "motion_lora", found.layers, metadata={**words, "error": f"{found.error:.6f}"})
+        words = {
+            "made_from": f"extract: {tuned.name} less {base.name}",
+            "rank": str(rank),
+            "error": f"{found.error:.6f}",
+            **licence_of_all(base.metadata, tuned.metadata),
+        }
+        lora = LoraFile(name, "motion_lora", found.layers, metadata=words)
         return io.NodeOutput((ChosenLora(lora, 1.0),), found.error)

@@ -76,6 +76,24 @@ def test_what_is_left_out_is_told_and_words_stay(modules, capsys):
     assert all(TensorFile(path).metadata["licence"] == "CC0-1.0" for path in (merged, module, factors))
 
 
+def test_what_is_made_of_two_files_has_what_both_say_and_the_licences_of_both(modules, capsys):
+    one, other, lora, *made = (str(modules / f"{name}.safetensors") for name in "12lmbe")
+    assert main(["extract", one, other, lora, "--rank", "1"]) == 0
+    for path, words in (
+        (one, {"licence": "CC0-1.0", "base_model_hash": "abc", "seed": "1"}),
+        (other, {"licence": "MIT", "base_model_hash": "abc", "seed": "2"}),
+        (lora, {"licence": "CC-BY-NC-4.0", "seed": "3"}),
+    ):
+        save_file(load_file(path), path, words)
+    commands = ["merge", one, lora], ["blend", one, other], ["extract", one, other]
+    for command, path in zip(commands, made, strict=True):
+        assert main([*command, path]) == 0, capsys.readouterr().err
+    merged, blended, extracted = (TensorFile(path).metadata for path in made)
+    assert merged["licence"] == "CC0-1.0, CC-BY-NC-4.0" and merged["seed"] == "1"
+    assert blended["licence"] == extracted["licence"] == "CC0-1.0, MIT"
+    assert blended["base_model_hash"] == "abc" and "seed" not in blended
+
+
 def test_nothing_is_overwritten(modules, capsys):
     one, other = (str(modules / f"{n}.safetensors") for n in "12")
     before = (modules / "2.safetensors").read_bytes()

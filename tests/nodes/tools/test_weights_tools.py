@@ -1,5 +1,7 @@
 """Blending, merging, extracting and saving through the nodes: with real patchers and files."""
 
+from dataclasses import replace
+
 import comfy.lora
 import folder_paths
 import pytest
@@ -53,6 +55,19 @@ def test_blend(motion_module):
     again = mixed.load_again()
     assert again is not mixed.patcher and again.model is not mixed.patcher.model
     assert_same(again.model.state_dict(), mixed.patcher.model.state_dict())
+
+
+def test_what_is_made_of_several_names_the_licences_of_all(motion_module, model_folders):
+    one, other = (
+        replace(motion_module(seed=seed), metadata={"licence": licence, "frames": "16", "seed": str(seed)})
+        for seed, licence in ((1, "CC0-1.0"), (2, "MIT"))
+    )
+    mixed = BlendMotionModules.execute(motion_module=one, other_module=other)[0].metadata
+    lora, _ = ExtractMotionLora.execute(motion_module=one, tuned_module=other, rank=2)
+    assert mixed["licence"] == lora[0].lora.metadata["licence"] == "CC0-1.0, MIT"
+    assert mixed["frames"] == "16" and "seed" not in mixed
+    again = MergeMotionLora.execute(motion_module=one, motion_lora=lora)[0].metadata
+    assert again["licence"] == "CC0-1.0, MIT"
 
 
 @pytest.mark.parametrize(("dtype", "strength"), [("float32", 0.8), ("float32", -0.5), ("float16", 1.0)])
