@@ -10,8 +10,8 @@ in `demo/recipes`, fed from ordinary folders of videos with captions. A stage wh
 and one that was interrupted goes on from its last state.
 
 Time on two CPU cores with nothing else to do: base an hour, clips 1 min, encoding them 4 min, domain adapter
-2 to 4 min, motion module half an hour to an hour, MotionLoRAs 8 to 25 min, those that begin with an opposite
-a third of it.
+2 to 4 min, motion module half an hour to an hour. MotionLoRAs 15 to 30 min each and two thirds of that where
+they begin with an opposite, on one core: with `--processes 1` two of them run side by side.
 """
 
 import argparse
@@ -30,12 +30,12 @@ FOLDERS: dict[str, tuple[int, int, dict[str, float] | str]] = {
     "first": (112, 0, {}),
     "second": (176, 1000, {}),
     "cameras": (112, 6000, "any"),
-    "zoom_in": (28, 2000, {"zoom": 0.022}),
-    "zoom_out": (28, 3000, {"zoom": -0.022}),
-    "pan_left": (28, 4000, {"pan_x": 2.2}),  # the camera goes left, so the picture's content goes right
-    "pan_right": (28, 5000, {"pan_x": -2.2}),
-    "roll_clockwise": (28, 7000, {"roll": 1.5}),
-    "roll_anticlockwise": (28, 8000, {"roll": -1.5}),
+    "zoom_in": (64, 2000, {"zoom": 0.022}),
+    "zoom_out": (64, 3000, {"zoom": -0.022}),
+    "pan_left": (64, 4000, {"pan_x": 2.2}),  # the camera goes left, so the picture's content goes right
+    "pan_right": (64, 5000, {"pan_x": -2.2}),
+    "roll_clockwise": (64, 7000, {"roll": 1.5}),
+    "roll_anticlockwise": (64, 8000, {"roll": -1.5}),
 }
 CAMERAS = list(FOLDERS)[3:]
 TRAIN = ROOT / ".flipbook" / "train"
@@ -49,22 +49,18 @@ STAGES = {
     "motion_module": ("motion_module", MODULE),
     **{name: ("motion_lora", f"animatediff_motion_lora/tiny_{name}.safetensors") for name in CAMERAS},
 }
-# Runs in parts: settings in place of the recipe's, and the step after which a part ends (0: by itself).
-# What moves where is learnt last and slowest, from steps so noisy that one frame alone does not tell: the
-# parts with a least timestep have such steps alone.
-NOISY = ("objective.min_timestep=500", "objective.timestep_shift=1.0")
-CAMERA_PARTS = (((), 250), (NOISY, 0))
-# A movement the other way begins with the negative of the one that has been learnt.
+# A movement the other way begins with the negative of the one that has been learnt, and takes fewer steps.
 OPPOSITES = {"zoom_out": "zoom_in", "pan_right": "pan_left", "roll_anticlockwise": "roll_clockwise"}
-OPPOSITE_PARTS = ((("train.steps=300",), 80), (("train.steps=300", *NOISY), 0))
+# Runs in parts: settings in place of the recipe's, and the step after which a part ends (0: by itself).
+# What moves where is learnt last and slowest, from steps so noisy that one frame alone does not tell: one
+# part has such steps alone.
 PARTS = {
     "motion_module": (
         (("objective.timestep_shift=2.0",), 900),
         (("objective.min_timestep=700", "objective.timestep_shift=1.0"), 1500),
         ((), 0),
     ),
-    **dict.fromkeys(CAMERAS, CAMERA_PARTS),
-    **dict.fromkeys(OPPOSITES, OPPOSITE_PARTS),
+    **dict.fromkeys(OPPOSITES, ((("train.steps=800",), 0),)),
 }
 
 
@@ -76,8 +72,8 @@ def write_clips() -> None:
     for name, (count, first, camera) in FOLDERS.items():
         print(f"clips: {name}", flush=True)
         mover = camera if isinstance(camera, str) else world.Camera(**camera)
-        folder = CLIPS / name
-        clip_files.write_clips(folder, SEED, count, "video", world.MOTIONS, mover, first=first)
+        folder, domain = CLIPS / name, "image" if name in CAMERAS else "video"
+        clip_files.write_clips(folder, SEED, count, domain, world.MOTIONS, mover, first=first)
 
 
 def settings_of(stage: str, models: Path, start: Path | None) -> list[str]:
@@ -90,12 +86,14 @@ def settings_of(stage: str, models: Path, start: Path | None) -> list[str]:
         "base.checkpoint": models / CHECKPOINT,
         "export.folder": file.parent,
     }
-    if recipe != "domain_adapter":
+    if recipe == "motion_module":
         settings["base.domain_adapter"] = models / ADAPTER
     if recipe == "motion_lora":
         settings["motion.file"] = models / MODULE
         if stage in OPPOSITES:
             settings["lora.file"] = write_opposite(models / STAGES[OPPOSITES[stage]][1])
+        elif start and (start / name).exists():  # a family may have fewer movements
+            settings["lora.file"] = start / name
     elif start:
         settings["motion.file" if recipe == "motion_module" else "lora.file"] = start / name
     written = [f'{key}="{value}"' for key, value in settings.items()]
@@ -106,18 +104,15 @@ def settings_of(stage: str, models: Path, start: Path | None) -> list[str]:
 
 def write_opposite(file: Path) -> Path:
     """A LoRA file with the opposite effect: `up` negated. Returns its path, beside the training's states."""
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
     if not file.exists():
         raise FileNotFoundError(f"{file} is missing, whose opposite this stage begins with. Train it first.")
-    with safe_open(file, "pt") as opened:
-        tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  # no mapping
-        metadata = opened.metadata()
+    enter()
+    from animatediff_flipbook.motion_core.files.tensor_file import TensorFile, save_tensors
+
+    opened = TensorFile(file)
     path = TRAIN / "opposites" / file.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    negated = {key: -value if ".up." in key else value for key, value in tensors.items()}
-    save_file(negated, path, metadata)
+    negated = {key: -value if ".up." in key else value for key, value in opened.read(opened.shapes)}
+    save_tensors(path, negated, opened.metadata)
     return path
 
 

@@ -38,3 +38,12 @@ def test_every_opposite_is_trained_after_the_one_it_begins_with(family):
     for stage, opposite in family.OPPOSITES.items():
         assert order.index(opposite) < order.index(stage) and opposite not in family.OPPOSITES
     assert set(family.PARTS) <= set(family.STAGES)
+
+
+def test_a_movement_begins_with_an_earlier_familys_if_that_has_one(family, tmp_path):
+    earlier = tmp_path / "animatediff_motion_lora" / "tiny_zoom_in.safetensors"
+    earlier.parent.mkdir()
+    earlier.touch()
+    assert f'lora.file="{earlier}"' in family.settings_of("zoom_in", tmp_path / "new", tmp_path)
+    for start, stage in ((None, "zoom_in"), (tmp_path, "roll_clockwise")):
+        assert not any("lora.file" in line for line in family.settings_of(stage, tmp_path / "new", start))
