@@ -51,6 +51,8 @@ STAGES = {
 }
 # A movement the other way begins with the negative of the one that has been learnt, and takes fewer steps.
 OPPOSITES = {"zoom_out": "zoom_in", "pan_right": "pan_left", "roll_anticlockwise": "roll_clockwise"}
+# Published stronger than learnt: from pure noise a MotionLoRA makes less of the movement than its clips have.
+STRONGER = {"pan_left": 1.4, "pan_right": 1.4}
 # Runs in parts: settings in place of the recipe's, and the step after which a part ends (0: by itself).
 # What moves where is learnt last and slowest, from steps so noisy that one frame alone does not tell: one
 # part has such steps alone.
@@ -84,14 +86,15 @@ def settings_of(stage: str, models: Path, start: Path | None) -> list[str]:
         "name": file.stem,
         "output": f".flipbook/train/{stage}",
         "base.checkpoint": models / CHECKPOINT,
-        "export.folder": file.parent,
+        "export.folder": "" if stage in STRONGER else file.parent,
     }
     if recipe == "motion_module":
         settings["base.domain_adapter"] = models / ADAPTER
     if recipe == "motion_lora":
         settings["motion.file"] = models / MODULE
         if stage in OPPOSITES:
-            settings["lora.file"] = write_opposite(models / STAGES[OPPOSITES[stage]][1])
+            learnt = models / STAGES[OPPOSITES[stage]][1]
+            settings["lora.file"] = write_scaled(learnt, -1.0, TRAIN / "opposites" / learnt.name)
         elif start and (start / name).exists():  # a family may have fewer movements
             settings["lora.file"] = start / name
     elif start:
@@ -102,18 +105,17 @@ def settings_of(stage: str, models: Path, start: Path | None) -> list[str]:
     return written
 
 
-def write_opposite(file: Path) -> Path:
-    """A LoRA file with the opposite effect: `up` negated. Returns its path, beside the training's states."""
+def write_scaled(file: Path, factor: float, target: Path) -> Path:
+    """A LoRA file with this many times the effect, -1 the opposite one: `up` multiplied. Returns `target`."""
     if not file.exists():
-        raise FileNotFoundError(f"{file} is missing, whose opposite this stage begins with. Train it first.")
+        raise FileNotFoundError(f"{file} is missing, of which this stage needs a copy. Train it first.")
     enter()
     from animatediff_flipbook.motion_core.files.tensor_file import TensorFile, save_tensors
 
     opened = TensorFile(file)
-    path = TRAIN / "opposites" / file.name
-    negated = {key: -value if ".up." in key else value for key, value in opened.read(opened.shapes)}
-    save_tensors(path, negated, opened.metadata)
-    return path
+    scaled = {key: value * factor if ".up." in key else value for key, value in opened.read(opened.shapes)}
+    save_tensors(target, scaled, opened.metadata)
+    return target
 
 
 def run_trainer(command: str, settings: list[str], recipe: str, processes: int) -> None:
@@ -180,6 +182,8 @@ def main() -> int:
             for part, end in PARTS.get(stage, (((), 0),)):
                 more = [*settings, *part, f"train.stop_at={end}", *options.overrides]
                 run_trainer("train", more, recipe, options.processes)
+            if stage in STRONGER:
+                write_scaled(TRAIN / stage / Path(name).name, STRONGER[stage], models / name)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The stages of the tiny family: a movement the other way begins with the negative of the learnt one."""
+"""The stages of the tiny family: movements begin with others, forwards or backwards."""
 
 import importlib
 
@@ -13,10 +13,10 @@ def family(root, monkeypatch):
     return importlib.import_module("animatediff_flipbook.demo.train_family")
 
 
-def test_an_opposite_has_the_opposite_effect_and_the_same_metadata(family, root, tmp_path, monkeypatch):
-    monkeypatch.setattr(family, "TRAIN", tmp_path)
+@pytest.mark.parametrize("factor", [-1.0, 1.4])
+def test_a_scaled_file_has_that_many_times_the_effect_and_the_same_metadata(family, root, tmp_path, factor):
     file = root / "demo" / "models" / "animatediff_motion_lora" / "tiny_pan_left.safetensors"
-    written = read_lora(family.write_opposite(file))
+    written = read_lora(family.write_scaled(file, factor, tmp_path / "new" / file.name))
     original = read_lora(file)
     assert written.metadata == original.metadata
     changes = [
@@ -25,12 +25,12 @@ def test_an_opposite_has_the_opposite_effect_and_the_same_metadata(family, root,
     assert changes[0].keys() == changes[1].keys() and len(changes[0]) > 8
     for place, change in changes[0].items():
         assert change.abs().max() > 0
-        torch.testing.assert_close(changes[1][place], -change)
+        torch.testing.assert_close(changes[1][place], factor * change, rtol=5e-3, atol=1e-4)
 
 
-def test_an_opposite_of_what_is_not_there_says_what_to_train(family, tmp_path):
+def test_a_copy_of_what_is_not_there_says_what_to_train(family, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"zoom_in\.safetensors is missing.*Train it first"):
-        family.write_opposite(tmp_path / "zoom_in.safetensors")
+        family.write_scaled(tmp_path / "zoom_in.safetensors", -1.0, tmp_path / "copy.safetensors")
 
 
 def test_every_opposite_is_trained_after_the_one_it_begins_with(family):
