@@ -301,7 +301,7 @@ def main() -> int:
     """Exit status 0, or 1 with a sentence."""
     parser = argparse.ArgumentParser(prog="run.py evaluate", description="Measure the tiny family.")
     parser.add_argument("--comfyui", required=True, help=argparse.SUPPRESS)  # run.py passes it
-    parser.add_argument("--samples", type=int, default=64, help="clips per figure (default 64: 25 to 30 min)")
+    parser.add_argument("--samples", type=int, default=64, help="clips per figure (default 64: 25 to 90 min)")
     parser.add_argument("--seed", type=int, default=5000, help="of scenes and noise; training used 1 and 11")
     parser.add_argument(
         "--only", nargs="+", metavar="SERIES", help="such as alpha_0, motion_off, tiny_zoom_in"
