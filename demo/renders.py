@@ -103,7 +103,7 @@ RENDERS = (
             changes={"FlipbookLoadMotionLora.strength": strength},
             files={"animatediff_motion_lora": "*pan_left*"},
         )
-        for name, strength in (("reversed", -1.0), ("off", 0.0), ("on", 1.0))
+        for name, strength in (("off", 0.0), ("half", 0.5), ("on", 1.0))
     ),
     *(
         Render(
@@ -111,7 +111,7 @@ RENDERS = (
             workflow="motion-lora",
             section=OTHERS,
             caption=name.replace("-", " "),
-            prompt="a yellow cross still on a striped background",
+            prompt="a blue circle still on a striped background",
             changes={"FlipbookLoadMotionLora.strength": 1.0},
             files={"animatediff_motion_lora": f"*{name.replace('-', '_')}*"},
         )
