@@ -92,11 +92,12 @@ def settings_of(stage: str, models: Path, start: Path | None) -> list[str]:
         settings["base.domain_adapter"] = models / ADAPTER
     if recipe == "motion_lora":
         settings["motion.file"] = models / MODULE
-        if stage in OPPOSITES:
-            learnt = models / STAGES[OPPOSITES[stage]][1]
-            settings["lora.file"] = write_scaled(learnt, -1.0, TRAIN / "opposites" / learnt.name)
-        elif start and (start / name).exists():  # a family may have fewer movements
-            settings["lora.file"] = start / name
+        other = OPPOSITES.get(stage)
+        folder = models if other else start
+        if folder and (other or (folder / name).exists()):  # an earlier family may have fewer movements
+            begun_with = folder / STAGES[other or stage][1]
+            factor = (-1.0 if other else 1.0) / STRONGER.get(other or stage, 1.0)
+            settings["lora.file"] = write_scaled(begun_with, factor, TRAIN / "begun_with" / file.name)
     elif start:
         settings["motion.file" if recipe == "motion_module" else "lora.file"] = start / name
     written = [f'{key}="{value}"' for key, value in settings.items()]

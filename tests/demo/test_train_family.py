@@ -1,6 +1,7 @@
 """The stages of the tiny family: movements begin with others, forwards or backwards."""
 
 import importlib
+import json
 
 import pytest
 import torch
@@ -40,10 +41,27 @@ def test_every_opposite_is_trained_after_the_one_it_begins_with(family):
     assert set(family.PARTS) <= set(family.STAGES)
 
 
-def test_a_movement_begins_with_an_earlier_familys_if_that_has_one(family, tmp_path):
-    earlier = tmp_path / "animatediff_motion_lora" / "tiny_zoom_in.safetensors"
-    earlier.parent.mkdir()
-    earlier.touch()
-    assert f'lora.file="{earlier}"' in family.settings_of("zoom_in", tmp_path / "new", tmp_path)
-    for start, stage in ((None, "zoom_in"), (tmp_path, "roll_clockwise")):
-        assert not any("lora.file" in line for line in family.settings_of(stage, tmp_path / "new", start))
+def change_of(file):
+    return {place: layer.up @ layer.down for place, layer in read_lora(file).layers.items()}
+
+
+@pytest.mark.parametrize(
+    ("stage", "begins_with", "factor"),
+    [("pan_left", "pan_left", 1 / 1.4), ("pan_right", "pan_left", -1 / 1.4), ("zoom_in", "zoom_in", 1.0)],
+)
+def test_a_movement_begins_with_what_was_learnt_not_with_what_is_published(
+    family, root, tmp_path, monkeypatch, stage, begins_with, factor
+):
+    monkeypatch.setattr(family, "TRAIN", tmp_path)
+    models = root / "demo" / "models"
+    found = [line for line in family.settings_of(stage, models, models) if line.startswith("lora.file=")]
+    begun = change_of(json.loads(found[0].removeprefix("lora.file=")))
+    published = change_of(models / "animatediff_motion_lora" / f"tiny_{begins_with}.safetensors")
+    assert begun.keys() == published.keys()
+    for place, change in published.items():
+        torch.testing.assert_close(begun[place], factor * change, rtol=5e-3, atol=1e-4)
+
+
+def test_a_movement_that_no_earlier_family_has_begins_from_nothing(family, tmp_path):
+    for start in (None, tmp_path):
+        assert not any("lora.file" in line for line in family.settings_of("zoom_in", tmp_path / "new", start))
